@@ -1,0 +1,1 @@
+"""UGSP: frame interpolation with uncertainty-guided spatial pruning, as a library that knows no files and no video."""

@@ -1,0 +1,124 @@
+"""The parts of the network: the encoder and the interpolation levels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ugsp_net.config import NetConfig
+
+LEAKY_SLOPE = 0.1
+
+
+class Conv(nn.Conv2d):
+    """A 3x3 convolution that keeps its input's type: bf16 activations meet bf16 copies of fp32 weights."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+
+    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
+        """x: [B, inputs, H, W]; ``padding`` replaces the layer's own (0 for tiles that bring their own halo)."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        weight = self.weight.to(x.dtype)
+        return F.conv2d(x, weight, bias, self.stride, self.padding if padding is None else padding)
+
+
+class Activation(nn.Module):
+    """PReLU, as in the paper, or leaky ReLU."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((channels,), 0.25)) if kind == "prelu" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.slope is not None:
+            return F.prelu(x, self.slope.to(x.dtype))
+        return F.leaky_relu(x, LEAKY_SLOPE, inplace=not torch.is_grad_enabled())
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """The same of rows [P, channels], into ``out``; not differentiable."""
+        if self.slope is not None:
+            out.copy_(F.prelu(x, self.slope.to(x.dtype)))
+        else:
+            torch._C._nn.leaky_relu(x, LEAKY_SLOPE, out=out)
+
+
+class Encoder(nn.Module):
+    """Features of one frame at strides 2, 4, 8 and 16 (paper, section 3.1)."""
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        inputs = 3
+        for channels in config.encoder_channels:
+            self.levels.append(
+                nn.Sequential(
+                    Conv(inputs, channels, stride=2),
+                    Activation(config.activation, channels),
+                    Conv(channels, channels),
+                    Activation(config.activation, channels),
+                )
+            )
+            inputs = channels
+
+    def forward(self, frame: Tensor) -> list[Tensor]:
+        """[B, 3, H, W], normalised -> features [B, C_l, H / s, W / s] at each stride s of ``STRIDES``."""
+        features = []
+        for level in self.levels:
+            frame = level(frame)
+            features.append(frame)
+        return features
+
+
+class Level(nn.Module):
+    """Head, 3x3 convolutions and a 1x1 projection of all their outputs.
+
+    The projection of the concatenation is summed layer by layer (the two are the same sum), so that no layer's output
+    has to outlive the next layer. The convolutions have no bias: what is masked to zero contributes nothing, and the
+    projection's bias alone remains there.
+    """
+
+    def __init__(self, config: NetConfig, inputs: int, width: int, depth: int, outputs: int, *, pruned: bool) -> None:
+        super().__init__()
+        self.head = Conv(inputs, width, bias=not pruned)
+        self.convs = nn.ModuleList(Conv(width, width, bias=not pruned) for _ in range(depth))
+        self.activations = nn.ModuleList(Activation(config.activation, width) for _ in range(depth + 1))
+        self.project = nn.Conv2d(width * (depth + 1), outputs, 1)
+        self.width = width
+        self.outputs = outputs
+
+    @property
+    def layers(self) -> list[tuple[Conv, Activation]]:
+        """The 3x3 convolutions, each with its activation, in order."""
+        convs = [conv for conv in (self.head, *self.convs) if isinstance(conv, Conv)]
+        activations = [activation for activation in self.activations if isinstance(activation, Activation)]
+        return list(zip(convs, activations, strict=True))
+
+    def projection(self, layer: int, dtype: torch.dtype) -> Tensor:
+        """The columns of the 1x1 projection that meet one layer's output, [outputs, width, 1, 1]."""
+        return self.project.weight[:, layer * self.width : (layer + 1) * self.width].to(dtype)
+
+    def bias(self) -> Tensor:
+        """What the level puts out where nothing is computed, [1, outputs, 1, 1] fp32."""
+        assert self.project.bias is not None
+        return self.project.bias.float().reshape(1, -1, 1, 1)
+
+
+class Synthesis(nn.Module):
+    """The last level's way to full resolution: activation, then a 4x4 stride-2 transposed convolution."""
+
+    OUTPUTS = 8
+    """Residual flow (4), blend logit (1), RGB residual (3)."""
+
+    def __init__(self, config: NetConfig, width: int) -> None:
+        super().__init__()
+        self.activation = Activation(config.activation, width)
+        self.enlarge = nn.ConvTranspose2d(width, self.OUTPUTS, 4, stride=2, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, width, H / 2, W / 2] -> [B, 8, H, W] fp32."""
+        hidden = self.activation(hidden)
+        assert self.enlarge.bias is not None
+        weight, bias = self.enlarge.weight.to(hidden.dtype), self.enlarge.bias.to(hidden.dtype)
+        return F.conv_transpose2d(hidden, weight, bias, stride=2, padding=1).float()

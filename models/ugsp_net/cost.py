@@ -1,0 +1,93 @@
+"""Multiply-accumulates: of the dense network, of what a backend really did, and what can never be pruned.
+
+What the paper calls FLOPs are MACs of the convolutions; the correlations of this network count as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ugsp_net.config import STRIDES, NetConfig
+
+PRUNED = (2, 1, 0)
+"""Indices into STRIDES of the levels that can be pruned, coarse to fine."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one picture size. Pictures already have sides that are multiples of ``config.alignment``."""
+
+    encode: int
+    """Encoding one frame; once for every source frame."""
+    match: int
+    """Correlating a pair at stride 16; once for every pair."""
+    coarse: int
+    """The coarsest level; once for every made frame, never pruned."""
+    overhead: tuple[int, ...]
+    """Per pruned level, coarse to fine: correlation, its reduction, mask head, the enlargement; never pruned."""
+    prunable: tuple[int, ...]
+    """Per pruned level, coarse to fine: the convolutions and projections that masks prune."""
+
+    def performed(self, active: Sequence[float]) -> int:
+        """MACs of one made frame (without encoding and matching) with these fractions of the blocks computed."""
+        levels = sum(round(share * macs) for share, macs in zip(active, self.prunable, strict=True))
+        return self.coarse + sum(self.overhead) + levels
+
+    @property
+    def dense(self) -> int:
+        """MACs of one made frame (without encoding and matching), nothing pruned."""
+        return self.performed([1.0] * len(self.prunable))
+
+    @property
+    def triplet(self) -> int:
+        """MACs of one frame made from two that nothing is known of: the figure that papers give."""
+        return 2 * self.encode + self.match + self.dense
+
+
+def network_cost(config: NetConfig, width: int, height: int) -> Cost:
+    """The MACs of a network at one picture size. Raises ValueError when the size is not aligned."""
+    if width % config.alignment or height % config.alignment:
+        raise ValueError(f"{width}x{height} is not a multiple of {config.alignment}")
+
+    def positions(level: int) -> int:
+        return (width // STRIDES[level]) * (height // STRIDES[level])
+
+    encode, inputs = 0, 3
+    for level, channels in enumerate(config.encoder_channels):
+        encode += 9 * channels * (inputs + channels) * positions(level)
+        inputs = channels
+
+    coarsest = len(STRIDES) - 1
+    match = 0
+    totals, extras = {}, {}
+    for level in range(len(STRIDES)):
+        channels, hidden, depth = config.encoder_channels[level], config.widths[level], config.depths[level]
+        into = 2 * channels + int(config.any_instant)
+        extra = 0
+        if config.matching_radius[level]:
+            displacements = (2 * config.matching_radius[level] + 1) ** 2
+            into += config.matching_channels[level]
+            extra = displacements * config.matching_channels[level] * positions(level)
+            correlation = displacements * channels * positions(level)
+            if level == coarsest:
+                match = correlation
+            else:
+                extra += correlation
+        if level != coarsest:
+            into += channels + 4
+            # The mask head of this level reads the feature of the level above, at that level's stride.
+            extra += 9 * channels * positions(level + 1)
+        out = hidden if level == 0 else 4 + config.encoder_channels[level - 1]
+        macs = 9 * hidden * (into + depth * hidden) + hidden * (depth + 1) * out
+        totals[level] = macs * positions(level)
+        if level == 0:
+            extra += 16 * hidden * 8 * positions(0)
+        extras[level] = extra
+    return Cost(
+        encode=encode,
+        match=match,
+        coarse=totals[coarsest] + extras[coarsest],
+        overhead=tuple(extras[level] for level in PRUNED),
+        prunable=tuple(totals[level] for level in PRUNED),
+    )

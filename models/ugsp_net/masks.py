@@ -1,0 +1,85 @@
+"""Pruning masks: which blocks of a level are computed.
+
+A mask lives on a grid of blocks, [B, 1, rows, columns], 1 = compute. A gate turns the logits that the level above
+predicts, and the parent mask, into a mask; masks are nested, so a block pruned once is pruned at every finer level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Gate = Callable[[Tensor, Tensor | None], Tensor]
+"""(logits [B, 1, rows, columns] fp32, parent mask on the same grid or None) -> mask on that grid, fp32."""
+
+
+def to_grid(logits: Tensor, stride: int, grid_stride: int) -> Tensor:
+    """Bring logits at one stride to the grid of the masks: averaged over blocks, or bilinearly enlarged."""
+    if grid_stride > stride:
+        return F.avg_pool2d(logits, grid_stride // stride)
+    if grid_stride < stride:
+        return F.interpolate(logits, scale_factor=stride / grid_stride, mode="bilinear", align_corners=False)
+    return logits
+
+
+def enlarge(mask: Tensor, factor: int) -> Tensor:
+    """Repeat every entry of a mask factor x factor times; [B, 1, H, W] -> [B, 1, factor * H, factor * W]."""
+    if factor == 1:
+        return mask
+    return mask.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+
+def hard_gate(threshold: float = 0.0) -> Gate:
+    """Inference: compute where the logit exceeds the threshold (0: where computing is the likelier class)."""
+
+    def gate(logits: Tensor, parent: Tensor | None) -> Tensor:
+        mask = (logits > threshold).float()
+        return mask if parent is None else mask * parent
+
+    return gate
+
+
+def keep_gate(fraction: float) -> Gate:
+    """Keep the given fraction of every level's blocks, those with the highest logits, in each picture."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"the fraction to keep must lie between 0 and 1, not {fraction}")
+
+    def gate(logits: Tensor, parent: Tensor | None) -> Tensor:
+        flat = logits.flatten(1)
+        if parent is not None:
+            flat = flat.masked_fill(parent.flatten(1) == 0, float("-inf"))
+        count = round(fraction * flat.shape[1])
+        mask = torch.zeros_like(flat).scatter_(1, flat.topk(count, dim=1).indices, 1.0)
+        mask = mask.reshape(logits.shape)
+        return mask if parent is None else mask * parent
+
+    return gate
+
+
+def gumbel_gate(temperature: float) -> Gate:
+    """Training: a straight-through sample of the two-class Gumbel softmax (the difference of two Gumbels is logistic).
+
+    The forward value is 0 or 1, as at inference; the gradient is that of the soft sample.
+    """
+
+    def gate(logits: Tensor, parent: Tensor | None) -> Tensor:
+        uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid((logits + torch.logit(uniform)) / temperature)
+        mask = (soft > 0.5).float() + (soft - soft.detach())
+        return mask if parent is None else mask * parent
+
+    return gate
+
+
+def fixed_gate(masks: list[Tensor]) -> Gate:
+    """Use given masks, coarse to fine, whatever the logits say (benchmarks at a chosen density, tests)."""
+    remaining = iter(masks)
+
+    def gate(logits: Tensor, parent: Tensor | None) -> Tensor:
+        mask = next(remaining).to(logits.device, torch.float32)
+        return mask if parent is None else mask * parent
+
+    return gate

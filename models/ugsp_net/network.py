@@ -1,0 +1,263 @@
+"""UGSP: frame interpolation whose convolutions are pruned where the motion is easy (paper, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ugsp_net import matching
+from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
+from ugsp_net.config import STRIDES, NetConfig
+from ugsp_net.masks import Gate, to_grid
+from ugsp_net.sparse import run_level
+from ugsp_net.warp import backward_warp, upsample
+
+MEAN = 0.45
+"""Subtracted from frames in [0, 1]. A constant, not the pair's mean, so that a frame's features serve every pair."""
+SCALE = 4.0
+"""Applied after it: frames reach the encoder with about unit variance."""
+SHARPNESS = 16.0
+"""First value of the softmax's sharpness over correlations, which lie in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What one source frame costs once: its features serve both its pairs and every instant."""
+
+    features: tuple[Tensor, ...]
+    """[B, C_l, H / s, W / s] at strides 2, 4, 8, 16."""
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """What one level hands to the next finer one."""
+
+    flow: Tensor
+    """[B, 4, H / s, W / s] fp32: t -> 0 (x, y), t -> 1 (x, y), in positions of this level."""
+    feature: Tensor
+    """[B, C, H / s, W / s]."""
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """A frame made between two others, and how."""
+
+    frame: Tensor
+    """[B, 3, H, W] fp32, RGB, about [0, 1] (not clamped)."""
+    flow: Tensor
+    """[B, 4, H, W] fp32: t -> 0 (x, y), t -> 1 (x, y), in pixels."""
+    blend: Tensor
+    """[B, 1, H, W] fp32 in (0, 1): the weight of the first frame."""
+    masks: tuple[Tensor, ...]
+    """One per pruned level, coarse to fine (strides 8, 4, 2), [B, 1, rows, columns]; empty without a gate."""
+    logits: tuple[Tensor, ...]
+    """What the masks were made of, in the same order and shape; fp32."""
+    states: tuple[LevelState, ...]
+    """Strides 16, 8, 4: for losses on intermediate flow and features."""
+    hidden: Tensor
+    """[B, width, H / 2, W / 2]: the last level's output before it is enlarged."""
+
+
+class UGSP(nn.Module):
+    """The network of one configuration. ``encode``, ``match`` and ``interpolate`` are its three steps."""
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.encoder_channels
+        self.encoder = Encoder(config)
+        self.levels = nn.ModuleList()
+        self.gates = nn.ModuleList()
+        self.reducers = nn.ModuleList()
+        for index in range(len(STRIDES)):
+            coarsest = index == len(STRIDES) - 1
+            matched = config.matching_channels[index] if config.matching_radius[index] else 0
+            inputs = 2 * channels[index] + matched
+            if not coarsest:
+                inputs += channels[index] + 4
+            if config.any_instant:
+                inputs += 1
+            outputs = config.widths[0] if index == 0 else 4 + channels[index - 1]
+            self.levels.append(
+                Level(config, inputs, config.widths[index], config.depths[index], outputs, pruned=not coarsest)
+            )
+            if index > 0:
+                self.gates.append(Conv(channels[index - 1], 1))
+            if matched:
+                count = (2 * config.matching_radius[index] + 1) ** 2
+                reducer = nn.Sequential(Conv(count, matched, kernel=1), Activation(config.activation, matched))
+                self.reducers.append(reducer)
+            else:
+                self.reducers.append(nn.Identity())
+        self.synthesis = Synthesis(config, config.widths[0])
+        if config.matching_radius[-1]:
+            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He initialisation; what leaves a level starts small, so that training begins from the matched flow."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for index in range(1, len(self.levels)):
+                self._level(index).project.weight[:4] *= 0.1
+            self.synthesis.enlarge.weight *= 0.1
+            for gate in self.gates:
+                assert isinstance(gate, Conv)
+                gate.weight *= 0.1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations: autocast's where it is on, else the weights'."""
+        device = self.synthesis.enlarge.weight.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return self.synthesis.enlarge.weight.dtype
+
+    def encode(self, frame: Tensor) -> Encoding:
+        """Features of frames [B, 3, H, W], RGB in [0, 1], both sides multiples of ``config.alignment``."""
+        normalised = ((frame.float() - MEAN) * SCALE).to(self.dtype, memory_format=torch.channels_last)
+        return Encoding(tuple(self.encoder(normalised)))
+
+    def match(self, first: Encoding, second: Encoding) -> Tensor | None:
+        """The pair's correlation at stride 16, [B, D, H / 16, W / 16] fp32; it serves every instant."""
+        radius = self.config.matching_radius[-1]
+        if not radius:
+            return None
+        left, right = (matching.unit_length(encoding.features[-1].float()) for encoding in (first, second))
+        return matching.local_correlation(left, right, radius)
+
+    def coarse(self, first: Encoding, second: Encoding, volume: Tensor | None, t: Tensor) -> LevelState:
+        """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16; t: [B] fp32."""
+        left, right = first.features[-1], second.features[-1]
+        flow = left.new_zeros((left.shape[0], 4, *left.shape[-2:]), dtype=torch.float32)
+        parts = []
+        if volume is not None:
+            radius = self.config.matching_radius[-1]
+            volume = matching.at_instant(volume, radius, t)
+            motion = matching.expected_displacement(volume, radius, self.sharpness)
+            when = t.view(-1, 1, 1, 1)
+            flow = torch.cat((-when * motion, (1 - when) * motion), dim=1)
+            left, right = backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:])
+            parts.append(self.reducers[-1](volume.to(self.dtype)))
+        return self._step(len(STRIDES) - 1, [left, right, *parts], flow, t, None, "reference")
+
+    def interpolate(
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        first: Encoding,
+        second: Encoding,
+        coarse: LevelState,
+        t: Tensor,
+        gate: Gate | None = None,
+        backend: str = "reference",
+    ) -> Interpolation:
+        """The frame at the instant t between two frames.
+
+        frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
+        in (0, 1). Without a gate nothing is pruned, which is the dense network exactly.
+        """
+        states = [coarse]
+        masks: list[Tensor] = []
+        all_logits: list[Tensor] = []
+        for index in range(len(STRIDES) - 2, -1, -1):
+            above = states[-1]
+            mask = None
+            logits = self._logits(index, above.feature)
+            all_logits.append(logits)
+            if gate is not None:
+                parent = masks[-1] if masks else None
+                if parent is not None and parent.shape != logits.shape:
+                    parent = parent.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+                mask = gate(logits, parent)
+                masks.append(mask)
+            flow = 2 * upsample(above.flow)
+            inputs = self._inputs(index, first, second, above.feature, flow)
+            if index > 0:
+                states.append(self._step(index, inputs, flow, t, mask, backend))
+        hidden = run_level(self._level(0), self._join(inputs, flow, t), mask, backend)  # [B, width, H / 2, W / 2]
+        out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))  # [B, 8, H, W]
+        when = t.view(-1, 1, 1, 1)
+        flow = 2 * upsample(flow) + out[:, :4] * self._pace(when)
+        blend = torch.sigmoid(out[:, 4:5] + torch.log((1 - when) / when))
+        warped0, warped1 = backward_warp(frame0, flow[:, :2]), backward_warp(frame1, flow[:, 2:])
+        frame = torch.lerp(warped1, warped0, blend) + out[:, 5:]
+        return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden)
+
+    def forward(self, frame0: Tensor, frame1: Tensor, t: Tensor, gate: Gate | None = None) -> Interpolation:
+        """All steps for one batch of pairs: see ``encode``, ``match``, ``coarse`` and ``interpolate``."""
+        both = self.encode(torch.cat((frame0, frame1)))
+        count = frame0.shape[0]
+        first = Encoding(tuple(feature[:count] for feature in both.features))
+        second = Encoding(tuple(feature[count:] for feature in both.features))
+        coarse = self.coarse(first, second, self.match(first, second), t)
+        return self.interpolate(frame0, frame1, first, second, coarse, t, gate)
+
+    def _level(self, index: int) -> Level:
+        level = self.levels[index]
+        assert isinstance(level, Level)
+        return level
+
+    def _logits(self, index: int, feature: Tensor) -> Tensor:
+        """Mask logits of a level, from the level above it, on the grid of the masks; fp32."""
+        logits = self.gates[index](feature.to(self.dtype)).float()
+        return to_grid(logits, STRIDES[index + 1], self.config.grid_stride(index))
+
+    def _inputs(self, index: int, first: Encoding, second: Encoding, feature: Tensor, flow: Tensor) -> list[Tensor]:
+        """Both frames' features at the instant, how well they match nearby, and what the level above says."""
+        left = backward_warp(first.features[index], flow[:, :2])
+        right = backward_warp(second.features[index], flow[:, 2:])
+        inputs = [left, right, upsample(feature)]
+        radius = self.config.matching_radius[index]
+        if radius:
+            one, other = (matching.unit_length(warped).to(self.dtype) for warped in (left, right))
+            inputs.append(self.reducers[index](matching.local_correlation(one, other, radius).to(self.dtype)))
+        return inputs
+
+    def _join(self, inputs: list[Tensor], flow: Tensor | None, t: Tensor) -> Tensor:
+        """Concatenate a level's inputs in the type of the activations."""
+        parts = list(inputs)
+        if flow is not None:
+            parts.append(flow)
+        if self.config.any_instant:
+            height, width = inputs[0].shape[-2:]
+            parts.append(t.view(-1, 1, 1, 1).expand(-1, 1, height, width))
+        if torch.is_grad_enabled():
+            joined = torch.cat([part.to(self.dtype) for part in parts], dim=1)
+            return joined.contiguous(memory_format=torch.channels_last)
+        # One pass a part: its type and its layout change as it is written to its place.
+        batch, _, height, width = inputs[0].shape
+        channels = sum(part.shape[1] for part in parts)
+        rows = inputs[0].new_empty((batch, height, width, channels), dtype=self.dtype)
+        start = 0
+        for part in parts:
+            end = start + part.shape[1]
+            rows[..., start:end].copy_(part.permute(0, 2, 3, 1))
+            start = end
+        return rows.permute(0, 3, 1, 2)
+
+    def _pace(self, when: Tensor) -> Tensor:
+        """How far each flow reaches at the instant, as a share of its reach at t = 0.5; [B, 4, 1, 1]."""
+        if not self.config.any_instant:
+            return torch.ones_like(when)
+        return torch.cat((2 * when, 2 * when, 2 * (1 - when), 2 * (1 - when)), dim=1)
+
+    def _step(
+        self, index: int, inputs: list[Tensor], flow: Tensor, t: Tensor, mask: Tensor | None, backend: str
+    ) -> LevelState:
+        """Run a level that refines the flow; the coarsest one takes no flow from above."""
+        coarsest = index == len(STRIDES) - 1
+        out = run_level(self._level(index), self._join(inputs, None if coarsest else flow, t), mask, backend)
+        return LevelState(flow + out[:, :4].float() * self._pace(t.view(-1, 1, 1, 1)), out[:, 4:])
+
+
+def channels_last(net: UGSP) -> UGSP:
+    """Lay out the weights as the convolutions read them fastest; in place."""
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net

@@ -1,0 +1,1 @@
+"""Training UGSP: clips and synthetic motion, losses, and the loop."""

@@ -1,0 +1,167 @@
+"""Training batches: crops of real clips and synthetic motion, made ahead in worker processes.
+
+Batch number i of a seed is always the same batch, so a resumed run continues exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from ugsp_net.training import synthetic
+from ugsp_net.training.clips import ClipBank, Shot
+from ugsp_net.training.teacher import FlowTeacher
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What the batches of a run are made of."""
+
+    size: int = 128
+    """Side of the crops in pixels."""
+    batch: int = 16
+    """Samples per batch."""
+    synthetic_first: float = 0.5
+    """Share of synthetic samples in the first batch; it falls linearly ..."""
+    synthetic_last: float = 0.2
+    """... to this share in the last."""
+    longest_span: int = 8
+    """Source frames between the outer frames of a sample, at most."""
+    largest_shift: float = 40.0
+    """Largest shift of a synthetic layer between the outer frames, in pixels."""
+    still_share: float = 0.1
+    """Share of real crops taken whether they move or not."""
+    teacher: bool = True
+    """Flow labels for real crops by an optical flow that sees the true frame (needs OpenCV)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step. B samples, crops of S pixels."""
+
+    frames: Tensor
+    """[B, 3, 3, S, S] uint8 RGB: the frames at 0, t and 1."""
+    t: Tensor
+    """[B] fp32 in (0, 1)."""
+    flow: Tensor
+    """[B, 4, S, S] fp16: t -> 0 and t -> 1 (x, y), pixels; exact for synthetic samples, the teacher's for real ones."""
+    trust: Tensor
+    """[B, 1, S, S] fp16 in [0, 1]: how far the flow is believed."""
+    real: Tensor
+    """[B] bool: from a clip."""
+
+
+class Batches(Dataset[Batch]):
+    """Batches by number."""
+
+    def __init__(self, bank: ClipBank, plan: BatchPlan, seed: int, steps: int) -> None:
+        self.bank = bank
+        self.plan = plan
+        self.seed = seed
+        self.steps = steps
+        self._shots = [shot for shot in bank.shots if min(shot.height, shot.width) >= 64]
+        # The square root keeps long clips from crowding out the short ones.
+        weights = np.sqrt([float(shot.frames) for shot in self._shots])
+        self._weights: NDArray[np.float64] = weights / weights.sum()
+        self._teacher: FlowTeacher | None = None
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> Batch:
+        rng = np.random.default_rng((self.seed, index))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        plan = self.plan
+        progress = min(1.0, index / max(1, self.steps))
+        share = plan.synthetic_first + (plan.synthetic_last - plan.synthetic_first) * progress
+        made = int(rng.binomial(plan.batch, share))
+        parts = [self._real(rng) for _ in range(plan.batch - made)]
+        if made:
+            parts.append(self._synthetic(rng, generator, made))
+        return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in Batch.__dataclass_fields__))
+
+    def _pick(self, rng: np.random.Generator) -> Shot:
+        return self._shots[int(rng.choice(len(self._shots), p=self._weights))]
+
+    def _real(self, rng: np.random.Generator) -> Batch:
+        """One augmented crop of a real clip."""
+        plan = self.plan
+        anything = rng.random() < plan.still_share
+        for attempt in range(6):
+            shot = self._pick(rng)
+            frames = self.bank.frames(shot)
+            span = min(int(rng.integers(2, plan.longest_span + 1)), shot.frames - 1)
+            # Where a clip has many frames a second, neighbours hardly move: long spans teach more.
+            if shot.rate > 40 and rng.random() < 0.5:
+                span = min(2 * span, shot.frames - 1)
+            start = int(rng.integers(0, shot.frames - span))
+            middle = int(rng.integers(1, span)) if rng.random() < 0.6 else span // 2
+            # A cut of another size, brought to the crop's: other motions and other sharpness from the same clips.
+            scale = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6)))) if rng.random() < 0.6 else 1.0
+            side = min(round(plan.size * scale), shot.height, shot.width)
+            y = int(rng.integers(0, shot.height - side + 1))
+            x = int(rng.integers(0, shot.width - side + 1))
+            crop = frames[[start, start + middle, start + span], y : y + side, x : x + side]
+            change = np.abs(crop[0, ::4, ::4].astype(np.int16) - crop[2, ::4, ::4]).mean()
+            if anything or 3.0 < change < 60.0 or attempt == 5:
+                break
+        clip = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2)  # [3, 3, side, side]
+        if side != plan.size:
+            resized = F.interpolate(clip.float(), (plan.size, plan.size), mode="bilinear", antialias=side > plan.size)
+            clip = resized.round().clamp(0, 255).to(torch.uint8)
+        t = middle / span
+        if rng.random() < 0.5:
+            clip, t = clip.flip(0), 1 - t
+        if rng.random() < 0.5:
+            clip = clip.flip(3)
+        if rng.random() < 0.5:
+            clip = clip.flip(2)
+        if rng.random() < 0.2:
+            clip = clip.transpose(2, 3)
+        if rng.random() < 0.3:
+            clip = clip[:, torch.from_numpy(rng.permutation(3))]
+        clip = clip.contiguous()
+        if plan.teacher:
+            if self._teacher is None:
+                self._teacher = FlowTeacher()
+            flow, trust = self._teacher.label(clip.numpy())
+            labels = torch.from_numpy(flow).half()[None], torch.from_numpy(trust).half()[None, None]
+        else:
+            labels = torch.zeros(1, 4, plan.size, plan.size).half(), torch.zeros(1, 1, plan.size, plan.size).half()
+        return Batch(clip[None], torch.tensor([t], dtype=torch.float32), *labels, torch.tensor([True]))
+
+    def _synthetic(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Batch:
+        """Layers with textures from clips."""
+        plan = self.plan
+        layers = 3
+        full = plan.size + 64
+        textures = torch.empty(count, layers, 3, full, full)
+        for picture in range(count):
+            for layer in range(layers):
+                shot = self._pick(rng)
+                frame = self.bank.frames(shot)[int(rng.integers(shot.frames))]
+                side = min(int(full * rng.uniform(0.5, 1.5)), shot.height, shot.width)
+                y = int(rng.integers(0, shot.height - side + 1))
+                x = int(rng.integers(0, shot.width - side + 1))
+                cut = torch.from_numpy(frame[y : y + side, x : x + side].copy()).permute(2, 0, 1)[None].float()
+                cut = F.interpolate(cut, (full, full), mode="bilinear", antialias=side > full)[0] / 255
+                if rng.random() < 0.3:
+                    cut = cut[torch.from_numpy(rng.permutation(3))]
+                if layer and rng.random() < 0.3:  # a plain colour, as letters and logos have
+                    cut = cut.mean((1, 2), keepdim=True).expand_as(cut) * rng.uniform(0.3, 1.5)
+                textures[picture, layer] = cut
+        opacity = synthetic.random_opacity(count, layers, full, generator)
+        motion = synthetic.random_motion(count, layers, full, plan.largest_shift, generator)
+        t = torch.from_numpy(rng.uniform(0.1, 0.9, count)).float()
+        half = torch.from_numpy(rng.random(count) < 0.3)
+        t = torch.where(half, torch.full_like(t, 0.5), t)
+        frames, flow = synthetic.render(textures.clamp(0, 1), opacity, motion, t, plan.size)
+        trust = torch.ones(count, 1, plan.size, plan.size)
+        frames8 = (frames * 255).round().clamp(0, 255).to(torch.uint8)
+        return Batch(frames8, t, flow.half(), trust.half(), torch.zeros(count, dtype=torch.bool))

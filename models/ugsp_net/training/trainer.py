@@ -1,0 +1,344 @@
+"""The training loop: an unpruned network that learns how sure it is, then a pruned one that follows its labels.
+
+Both of the paper's phases (section 3.4) in one run. Throughout, the unpruned branch learns to interpolate, an
+uncertainty head learns the size of its error, and the mask heads learn which blocks are uncertain; past
+``prune_from`` a pruned branch with sampled masks is trained beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from ugsp_net import checkpoint
+from ugsp_net.allocator import keep_freed_memory
+from ugsp_net.config import STRIDES, NetConfig
+from ugsp_net.masks import Gate, gumbel_gate
+from ugsp_net.network import UGSP, Encoding, Interpolation, channels_last
+from ugsp_net.training import losses
+from ugsp_net.training.clips import ClipBank
+from ugsp_net.training.data import Batch, Batches, BatchPlan
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run depends on besides its clips."""
+
+    net: NetConfig = field(default_factory=NetConfig)
+    plan: BatchPlan = field(default_factory=BatchPlan)
+    steps: int = 20_000
+    """Steps of the whole schedule."""
+    minutes: float | None = None
+    """When set, the schedule follows the clock instead of the steps."""
+    seed: int = 0
+    rate: float = 5e-4
+    """Highest learning rate (AdamW)."""
+    rate_last: float = 1e-5
+    warmup: int = 300
+    """Steps of linear rise."""
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    average: float = 0.999
+    """Decay of the averaged weights, which are the ones that ship."""
+    prune_from: float = 0.6
+    """Share of the schedule from which the pruned branch is trained."""
+    density: tuple[float, float, float] = (0.60, 0.45, 0.35)
+    """Mean share of blocks to compute at strides 8, 4, 2. The uncertainty threshold follows from it: U has no natural
+    scale to cut at, and the share is what the cost depends on."""
+    flow_weight: float = 0.02
+    """Weight of flow supervision at first, per pixel of error; it falls to a tenth over the schedule."""
+    label_weight: float = 0.02
+    sparsity_weight: float = 0.02
+    contrast_weight: float = 1e-3
+    auxiliary_weight: float = 0.5
+    """Weight of the unpruned branch beside the pruned one."""
+    temperature_last: float = 0.4
+    """The Gumbel temperature falls from 1 to this while the pruned branch is trained."""
+
+
+class UncertaintyHead(nn.Module):
+    """Per-pixel log scale U of the unpruned network's error; used in training only (paper, section 3.2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.enlarge = nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1)
+        nn.init.constant_(self.enlarge.bias, -4.0)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, width, H / 2, W / 2] -> U, [B, 1, H, W] fp32."""
+        weight, bias = self.enlarge.weight, self.enlarge.bias
+        return F.conv_transpose2d(F.relu(hidden.float()), weight, bias, stride=2, padding=1).clamp(-8, 1)
+
+
+class Trainer:
+    """State of one run; ``run`` goes on from wherever it is."""
+
+    def __init__(self, config: TrainConfig, bank: ClipBank, folder: Path, device: torch.device) -> None:
+        keep_freed_memory()
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.bank = bank
+        self.folder = folder
+        self.device = device
+        self.net = channels_last(UGSP(config.net).to(device))
+        self.head = UncertaintyHead(config.net.widths[0]).to(device)
+        self.averaged = channels_last(UGSP(config.net).to(device))
+        self.averaged.load_state_dict(self.net.state_dict())
+        self.averaged.requires_grad_(False)
+        self.parameters = [*self.net.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self.step = 0
+        self.samples = 0
+        self.seconds = 0.0
+        self.thresholds = torch.zeros(len(config.density), device=device)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is done, 0 to 1."""
+        if self.config.minutes is not None:
+            return min(1.0, self.seconds / 60 / self.config.minutes)
+        return min(1.0, self.step / self.config.steps)
+
+    def start_from(self, net: UGSP) -> None:
+        """Begin with a network's weights; the configuration must be the same."""
+        self.net.load_state_dict(net.state_dict())
+        self.averaged.load_state_dict(net.state_dict())
+
+    def run(self, log_every: int = 50, save_every_seconds: float = 180.0) -> None:
+        """Train to the end of the schedule; checkpoints and a log of JSON lines go to the folder."""
+        config = self.config
+        batches = iter(self._loader())
+        log = (self.folder / "log.jsonl").open("a")
+        sums: dict[str, float] = {}
+        counted, since, saved = 0, time.monotonic(), time.monotonic()
+        while self.progress < 1.0:
+            begun = time.monotonic()
+            values = self._train_step(next(batches))
+            self.seconds += time.monotonic() - begun
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            counted += 1
+            if self.step % log_every == 0:
+                now = time.monotonic()
+                record = {
+                    "step": self.step,
+                    "samples": self.samples,
+                    "minutes": round(self.seconds / 60, 2),
+                    "progress": round(self.progress, 4),
+                    "samples_per_second": round(counted * config.plan.batch / (now - since), 1),
+                    **{name: round(total / counted, 5) for name, total in sums.items()},
+                }
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                print(json.dumps(record), flush=True)
+                sums, counted, since = {}, 0, now
+            if time.monotonic() - saved > save_every_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        log.close()
+
+    def _loader(self) -> DataLoader[Batch]:
+        steps = self.config.steps
+        dataset = Batches(self.bank, self.config.plan, self.config.seed, steps)
+        order = range(self.step, 1 << 40)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=_Numbers(order),
+            num_workers=1,
+            prefetch_factor=6,
+            worker_init_fn=_prepare_worker,
+        )
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        config = self.config
+        rate = self._rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total, values = self._loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        if not torch.isfinite(norm):
+            raise RuntimeError(f"the gradient is not finite at step {self.step}: go on from the last checkpoint")
+        self.optimizer.step()
+        self.step += 1
+        self.samples += batch.t.shape[0]
+        decay = min(config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            pairs = zip(self.averaged.parameters(), self.net.parameters(), strict=True)
+            averaged, current = (list(group) for group in zip(*pairs, strict=True))
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        values["gradient"] = float(norm)
+        values["rate"] = rate
+        return values
+
+    def _rate(self) -> float:
+        config = self.config
+        if self.step < config.warmup:
+            return config.rate * (self.step + 1) / config.warmup
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
+        return config.rate_last + (config.rate - config.rate_last) * cosine
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one step and what it is made of."""
+        config, net, device = self.config, self.net, self.device
+        frames = batch.frames.to(device).float() / 255
+        frame0, truth, frame1 = frames[:, 0], frames[:, 1], frames[:, 2]
+        t = batch.t.to(device)
+        flow, trust = batch.flow.to(device).float(), batch.trust.to(device).float()
+        pruned: Interpolation | None = None
+        with torch.autocast(device.type, torch.bfloat16):
+            both = net.encode(torch.cat((frame0, frame1)))
+            first, second = (Encoding(tuple(part)) for part in zip(*(f.chunk(2) for f in both.features), strict=True))
+            coarse = net.coarse(first, second, net.match(first, second), t)
+            full = net.interpolate(frame0, frame1, first, second, coarse, t)
+            if self.progress >= config.prune_from:
+                pruned = net.interpolate(frame0, frame1, first, second, coarse, t, self._gate())
+        error = (full.frame - truth).abs().mean(1, keepdim=True).detach()
+        log_scale = self.head(full.hidden.detach())
+        labels = self._labels(log_scale.detach(), batch.real.to(device))
+        flow_weight = config.flow_weight * (1 - 0.9 * self.progress)
+        parts = {
+            "reconstruction": self._reconstruction(full, truth),
+            "flow": flow_weight * self._flow(full, flow, trust),
+            "uncertainty": 0.01 * losses.uncertainty_loss(error, log_scale),
+            "label": config.label_weight * self._label(full.logits, labels),
+        }
+        values = {"psnr": float(losses.psnr(full.frame.detach().clamp(0, 1), truth).mean())}
+        if pruned is not None:
+            parts["reconstruction"] = config.auxiliary_weight * parts["reconstruction"]
+            parts["pruned"] = self._reconstruction(pruned, truth)
+            parts["contrast"] = config.contrast_weight * self._contrast(pruned, full)
+            parts["label"] = parts["label"] + config.label_weight * self._label(pruned.logits, labels)
+            parts["sparsity"] = config.sparsity_weight * self._sparsity(pruned, batch.real)
+            values["psnr_pruned"] = float(losses.psnr(pruned.frame.detach().clamp(0, 1), truth).mean())
+        # What inference would compute: nested hard masks, on real clips.
+        active = torch.ones_like(full.logits[0])
+        for stride, logits in zip((8, 4, 2), full.logits, strict=True):
+            active = active * (logits.detach() > 0)
+            if batch.real.any():
+                values[f"active_{stride}"] = float(active[batch.real].mean())
+        values |= {name: float(part.detach()) for name, part in parts.items()}
+        total: Tensor = sum(parts.values(), start=full.frame.new_zeros(()))
+        return total, values
+
+    def _gate(self) -> Gate:
+        config = self.config
+        done = (self.progress - config.prune_from) / max(1e-6, 1 - config.prune_from)
+        return gumbel_gate(max(config.temperature_last, 1 - done))
+
+    def _reconstruction(self, made: Interpolation, truth: Tensor) -> Tensor:
+        difference = made.frame - truth
+        return losses.charbonnier(difference) + 0.5 * losses.laplacian(difference)
+
+    def _flow(self, made: Interpolation, flow: Tensor, trust: Tensor) -> Tensor:
+        total = losses.flow_error(made.flow, flow, trust)
+        for state in made.states:
+            total = total + losses.flow_error(state.flow, flow, trust)
+        return total
+
+    def _contrast(self, pruned: Interpolation, full: Interpolation) -> Tensor:
+        """How far pruning bends the features of the pruned levels (paper, eq. 7)."""
+        pairs = zip(pruned.states[1:], full.states[1:], strict=True)
+        distances = [losses.census(ours.feature, theirs.feature.detach()) for ours, theirs in pairs]
+        return torch.stack(distances).sum()
+
+    def _sparsity(self, pruned: Interpolation, real: Tensor) -> Tensor:
+        """How far each level's mean density on real crops is from its target (paper, eq. 8)."""
+        if not real.any():
+            return pruned.frame.new_zeros(())
+        pairs = zip(pruned.masks, self.config.density, strict=True)
+        return torch.stack([(mask[real].mean() - share).abs() for mask, share in pairs]).sum()
+
+    def _labels(self, log_scale: Tensor, real: Tensor) -> list[Tensor]:
+        """Blocks to compute, 0 or 1, per pruned level: where the mean of the error's scale is above the threshold.
+
+        The threshold of a level is the running quantile that leaves its density of the real crops' blocks.
+        """
+        labels = []
+        scale = log_scale.exp()
+        for index, share in enumerate(self.config.density):
+            stride = self.config.net.grid_stride(len(STRIDES) - 2 - index)
+            score = F.avg_pool2d(scale, stride)  # [B, 1, rows, columns]
+            chosen = score[real] if real.any() else score
+            quantile = torch.quantile(chosen.flatten(), 1 - share)
+            momentum = 0.01 if self.step > 100 else 1.0
+            self.thresholds[index] += momentum * (quantile - self.thresholds[index])
+            labels.append((score > self.thresholds[index]).float())
+        return labels
+
+    def _label(self, logits: tuple[Tensor, ...], labels: list[Tensor]) -> Tensor:
+        pairs = zip(logits, labels, strict=True)
+        return torch.stack([F.binary_cross_entropy_with_logits(values, label) for values, label in pairs]).sum()
+
+    def save(self) -> None:
+        """Write ``last.pt`` (everything, to go on from) and ``last.safetensors`` (the averaged weights)."""
+        state = {
+            "config": asdict(self.config),
+            "net": self.net.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "thresholds": self.thresholds,
+            "step": self.step,
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
+        }
+        partial = self.folder / "last.pt.partial"
+        torch.save(state, partial)
+        partial.rename(self.folder / "last.pt")
+        checkpoint.save(self.averaged, self.folder / "last.safetensors", self.provenance())
+
+    def resume(self) -> None:
+        """Go on from ``last.pt`` in the folder."""
+        state = torch.load(self.folder / "last.pt", map_location=self.device, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.thresholds = state["thresholds"]
+        self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
+        torch.set_rng_state(state["rng"].cpu())
+
+    def provenance(self) -> dict[str, Any]:
+        """What a weights file says of this run."""
+        return {
+            "steps": self.step,
+            "samples": self.samples,
+            "minutes": round(self.seconds / 60, 1),
+            "device": self.device.type,
+            "clips": sorted({shot.clip for shot in self.bank.shots}),
+            "training": {key: value for key, value in asdict(self.config).items() if key != "net"},
+        }
+
+
+class _Numbers(torch.utils.data.Sampler[int]):
+    """Batch numbers in order."""
+
+    def __init__(self, numbers: range) -> None:
+        self.numbers = numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+
+def _prepare_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()

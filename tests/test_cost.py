@@ -1,0 +1,74 @@
+"""MACs: the paper's figures, and a count of the convolutions that really ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.nets import SMALL, small_net, smooth_frames
+from ugsp_net.config import NetConfig
+from ugsp_net.cost import network_cost
+from ugsp_net.network import UGSP
+
+
+# The paper counts the transposed convolution at its output's positions with all 16 taps, four times what it does: an
+# output position meets 4 of them. Everything else is counted alike.
+def as_in_the_paper(width: int, height: int) -> int:
+    cost = network_cost(NetConfig.paper(), width, height)
+    return cost.triplet + 3 * 16 * NetConfig.paper().widths[0] * 8 * (width // 2) * (height // 2)
+
+
+@pytest.mark.parametrize(("width", "height", "gmacs"), [(448, 256, 31.76), (256, 256, 18.15), (640, 480, 85.07)])
+def test_the_papers_configuration_costs_what_the_paper_says(width: int, height: int, gmacs: float) -> None:
+    assert as_in_the_paper(width, height) / 1e9 == pytest.approx(gmacs, rel=0.01)
+
+
+def test_the_papers_share_that_is_never_pruned() -> None:
+    total = as_in_the_paper(448, 256)
+    assert (total - sum(network_cost(NetConfig.paper(), 448, 256).prunable)) / total == pytest.approx(0.123, abs=0.003)
+
+
+def counted(net: UGSP, *arguments: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        net(*arguments)
+    flops = counter.get_flop_counts()["Global"]
+    return int(sum(count for op, count in flops.items() if "convolution" in str(op))) // 2
+
+
+@pytest.mark.parametrize("config", [SMALL, NetConfig.paper()], ids=["small", "paper"])
+def test_formula_equals_the_convolutions_that_ran(config: NetConfig) -> None:
+    frames = smooth_frames(2, 64, 96)
+    net = small_net(config)
+    cost = network_cost(config, 96, 64)
+    correlations = 0
+    for level, radius in enumerate(config.matching_radius):
+        stride = 2 ** (level + 1)
+        correlations += (
+            (2 * radius + 1) ** 2 * config.encoder_channels[level] * (96 // stride) * (64 // stride) * (radius > 0)
+        )
+    assert cost.triplet == counted(net, frames[:1], frames[1:], torch.tensor([0.5])) + correlations
+
+
+def test_performed_follows_the_masks() -> None:
+    cost = network_cost(NetConfig(), 448, 256)
+    assert cost.performed((1, 1, 1)) == cost.dense
+    assert cost.performed((0, 0, 0)) == cost.dense - sum(cost.prunable)
+    half = cost.performed((1, 1, 0.5))
+    assert cost.dense - half == round(cost.prunable[2] / 2)
+
+
+def test_size_must_be_aligned() -> None:
+    with pytest.raises(ValueError, match="multiple of 16"):
+        network_cost(NetConfig(), 450, 256)
+
+
+def test_every_parameter_of_a_convolution_is_counted() -> None:
+    """One more convolution in a level raises the cost by its own MACs."""
+    base = network_cost(NetConfig(depths=(4, 5, 5, 5)), 64, 64)
+    more = network_cost(NetConfig(depths=(4, 5, 6, 5)), 64, 64)
+    extra = nn.Conv2d(96, 96, 3).weight.numel() + 96 * (4 + 32)
+    assert more.triplet - base.triplet == extra * 64

@@ -1,0 +1,174 @@
+"""The network: shapes, exactness with pruning off, any instant, nesting, shared encodings, matching."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from tests.nets import SMALL, small_net, smooth_frames
+from ugsp_net import matching
+from ugsp_net.config import NetConfig
+from ugsp_net.masks import fixed_gate, gumbel_gate, hard_gate, keep_gate, to_grid
+from ugsp_net.network import UGSP, Encoding
+from ugsp_net.warp import backward_warp
+
+
+def test_frame_and_flow_have_the_pictures_size() -> None:
+    frames = smooth_frames(4, 64, 96)
+    out = small_net()(frames[:2], frames[2:], torch.tensor([0.25, 0.7]))
+    assert out.frame.shape == (2, 3, 64, 96)
+    assert out.flow.shape == (2, 4, 64, 96)
+    assert out.frame.dtype == out.flow.dtype == torch.float32
+    assert out.masks == ()
+
+
+def test_all_blocks_active_equals_pruning_off_exactly() -> None:
+    net, frames = small_net(), smooth_frames(2, 64, 64)
+    t = torch.tensor([0.5])
+    dense = net(frames[:1], frames[1:], t)
+    everything = net(frames[:1], frames[1:], t, fixed_gate([torch.ones(1, 1, 4, 4)] * 3))
+    assert torch.equal(dense.frame, everything.frame)
+    assert [float(mask.mean()) for mask in everything.masks] == [1, 1, 1]
+
+
+def test_masks_are_nested() -> None:
+    net, frames = small_net(), smooth_frames(4, 96, 128)
+    for gate in (hard_gate(), keep_gate(0.5), gumbel_gate(0.7)):
+        masks = net(frames[:2], frames[2:], torch.tensor([0.5, 0.5]), gate).masks
+        assert len(masks) == 3
+        for parent, child in itertools.pairwise(masks):
+            assert torch.all(child <= parent)
+            assert torch.all((child == 0) | (child == 1))
+
+
+def test_masks_of_the_papers_configuration_are_nested_over_their_grids() -> None:
+    net, frames = small_net(dataclasses.replace(SMALL, block=2)), smooth_frames(2, 64, 64)
+    masks = net(frames[:1], frames[1:], torch.tensor([0.5]), hard_gate()).masks
+    assert [tuple(mask.shape[-2:]) for mask in masks] == [(8, 8), (16, 16), (32, 32)]
+    for parent, child in itertools.pairwise(masks):
+        assert torch.all(child <= parent.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_keep_gate_keeps_its_share_in_every_picture() -> None:
+    logits = torch.randn(3, 1, 10, 10)
+    mask = keep_gate(0.3)(logits, None)
+    assert mask.flatten(1).sum(1).tolist() == [30, 30, 30]
+    assert mask[0].bool().logical_and(logits[0] < logits[0].flatten().topk(30).values.min()).sum() == 0
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        keep_gate(1.5)
+
+
+def test_gumbel_gate_passes_gradients_to_the_logits() -> None:
+    logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    gumbel_gate(1.0)(logits, None).sum().backward()
+    assert logits.grad is not None
+    assert torch.all(logits.grad > 0)
+
+
+def test_grid_of_blocks_averages_the_logits() -> None:
+    logits = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert torch.equal(to_grid(logits, 8, 16)[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
+    assert to_grid(logits, 16, 8).shape == (1, 1, 8, 8)
+
+
+def test_a_frame_is_encoded_alone() -> None:
+    net, frames = small_net(), smooth_frames(3, 64, 64)
+    together = net.encode(frames)
+    alone = net.encode(frames[1:2])
+    for batch, single in zip(together.features, alone.features, strict=True):
+        torch.testing.assert_close(batch[1:2], single)
+
+
+def test_steps_equal_forward() -> None:
+    net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.3])
+    first, second = net.encode(frames[:1]), net.encode(frames[1:])
+    coarse = net.coarse(first, second, net.match(first, second), t)
+    steps = net.interpolate(frames[:1], frames[1:], first, second, coarse, t)
+    torch.testing.assert_close(steps.frame, net(frames[:1], frames[1:], t).frame)
+
+
+def test_the_instant_moves_flow_and_blend() -> None:
+    net, frames = small_net(), smooth_frames(2, 64, 64)
+    early, late = (net(frames[:1], frames[1:], torch.tensor([t])) for t in (0.1, 0.9))
+    assert early.flow[:, :2].abs().mean() < late.flow[:, :2].abs().mean()
+    assert early.flow[:, 2:].abs().mean() > late.flow[:, 2:].abs().mean()
+    assert early.blend.mean() > late.blend.mean()
+
+
+def test_without_the_instant_the_network_is_the_papers() -> None:
+    net = UGSP(NetConfig.paper())
+    assert sum(parameter.numel() for parameter in net.parameters()) == pytest.approx(6.76e6, rel=0.002)
+    assert not hasattr(net, "sharpness")
+
+
+def test_bf16_keeps_flow_and_frame_in_fp32() -> None:
+    frames, t = smooth_frames(2, 64, 64), torch.tensor([0.5])
+    exact = small_net()(frames[:1], frames[1:], t)
+    net = small_net().to(torch.bfloat16)
+    out = net(frames[:1], frames[1:], t)
+    assert out.frame.dtype == out.flow.dtype == torch.float32
+    assert all(state.flow.dtype == torch.float32 for state in out.states)
+    assert (out.frame - exact.frame).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(8, 8, 2), (13, 21, 1), (5, 40, 3)])
+def test_local_correlation_is_the_sum_over_channels(height: int, width: int, radius: int) -> None:
+    first, second = torch.randn(2, 6, height, width), torch.randn(2, 6, height, width)
+    volume = matching.local_correlation(first, second, radius)
+    padded = torch.nn.functional.pad(second, (radius,) * 4)
+    for channel, (dx, dy) in enumerate(matching.displacements(radius, first.device).int().tolist()):
+        shifted = padded[..., radius + dy : radius + dy + height, radius + dx : radius + dx + width]
+        torch.testing.assert_close(volume[:, channel], (first * shifted).sum(1))
+
+
+def test_matching_finds_a_shift_at_every_instant() -> None:
+    """A pattern that moves by (3, -2) positions is found where it is at the instant, not where it was."""
+    radius = 4
+    pattern = matching.unit_length(torch.randn(1, 32, 24, 24))
+    moved = torch.roll(pattern, (-2, 3), (2, 3))
+    volume = matching.local_correlation(pattern, moved, radius)
+    for t in (0.0, 0.25, 0.5, 1.0):
+        at = matching.at_instant(volume, radius, torch.tensor([t]))
+        motion = matching.expected_displacement(at, radius, torch.tensor(60.0))
+        inner = motion[0, :, 8:16, 8:16].flatten(1).median(1).values
+        torch.testing.assert_close(inner, torch.tensor([3.0, -2.0]), atol=0.1, rtol=0)
+
+
+def test_warp_reads_where_the_flow_points() -> None:
+    source = torch.arange(30.0).reshape(1, 1, 5, 6)
+    flow = torch.zeros(1, 2, 5, 6)
+    flow[:, 0], flow[:, 1] = 1.0, 0.5
+    warped = backward_warp(source, flow)
+    assert warped[0, 0, 1, 2] == pytest.approx((source[0, 0, 1, 3] + source[0, 0, 2, 3]).item() / 2, abs=1e-4)
+    assert warped[0, 0, 4, 5] == pytest.approx(29.0, abs=1e-4)  # outside: the border's value
+
+
+def test_encodings_of_different_pairs_do_not_mix() -> None:
+    net, frames, t = small_net(), smooth_frames(4, 64, 64), torch.tensor([0.5, 0.5])
+    together = net(frames[:2], frames[2:], t, hard_gate())
+    for index in range(2):
+        alone = net(frames[index : index + 1], frames[2 + index : 3 + index], t[:1], hard_gate())
+        torch.testing.assert_close(together.frame[index : index + 1], alone.frame, atol=1e-5, rtol=1e-4)
+
+
+def test_configuration_round_trip_and_errors() -> None:
+    config = NetConfig.paper()
+    assert NetConfig.from_dict(config.to_dict()) == config
+    assert NetConfig.from_dict({**config.to_dict(), "widths": [1, 2, 3, 4]}).widths == (1, 2, 3, 4)
+    with pytest.raises(ValueError, match="unknown configuration keys: colour"):
+        NetConfig.from_dict({"colour": 1})
+    with pytest.raises(ValueError, match="power of two"):
+        NetConfig(block=12)
+    with pytest.raises(ValueError, match="activation"):
+        NetConfig(activation="gelu")
+
+
+def test_encoding_is_what_interpolate_takes() -> None:
+    net, frames = small_net(), smooth_frames(1, 64, 96)
+    encoding = net.encode(frames)
+    assert isinstance(encoding, Encoding)
+    shapes = [tuple(feature.shape) for feature in encoding.features]
+    assert shapes == [(1, 8, 32, 48), (1, 8, 16, 24), (1, 12, 8, 12), (1, 16, 4, 6)]

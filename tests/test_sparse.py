@@ -1,0 +1,132 @@
+"""Tiles against the reference: the same numbers, whatever the mask."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.nets import SMALL, small_net, smooth_frames
+from ugsp_net.blocks import Level
+from ugsp_net.masks import fixed_gate, hard_gate
+from ugsp_net.sparse import performed_share, run_level
+
+
+def make_level(width: int = 12, depth: int = 3) -> Level:
+    torch.manual_seed(1)
+    level = Level(SMALL, 10, width, depth, 7, pruned=True).requires_grad_(False)
+    assert level.project.bias is not None
+    level.project.bias.normal_()
+    return level
+
+
+def random_masks(kind: str, batch: int, rows: int, columns: int) -> Tensor:
+    mask = torch.zeros(batch, 1, rows, columns)
+    if kind == "all":
+        mask += 1
+    elif kind == "one":
+        mask[0, 0, rows // 2, columns // 2] = 1
+    elif kind == "ragged":  # another number of blocks in each picture, none in the last
+        for index in range(batch - 1):
+            share = (index + 1) / batch
+            mask[index] = (torch.rand(1, rows, columns) < share).float()
+    elif kind == "border":
+        mask[:, :, 0], mask[:, :, -1], mask[..., 0], mask[..., -1] = 1, 1, 1, 1
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "ragged", "border", "all"])
+@pytest.mark.parametrize("side", [1, 2, 8])
+@pytest.mark.parametrize(("rows", "columns", "batch"), [(3, 5, 3), (1, 1, 2), (4, 4, 1)])
+def test_tiles_equal_reference(kind: str, side: int, rows: int, columns: int, batch: int) -> None:
+    torch.manual_seed(0)
+    level = make_level()
+    x = torch.randn(batch, 10, rows * side, columns * side).to(memory_format=torch.channels_last)
+    mask = random_masks(kind, batch, rows, columns)
+    expected = run_level(level, x, mask, "reference")  # as in training
+    torch.testing.assert_close(run_level(level, x, mask, "tiles"), expected, atol=1e-5, rtol=1e-4)
+    with torch.inference_mode():
+        for backend in ("reference", "tiles"):
+            torch.testing.assert_close(run_level(level, x, mask, backend), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_outside_the_mask_only_the_bias_remains() -> None:
+    level = make_level()
+    x = torch.randn(1, 10, 16, 16)
+    mask = torch.zeros(1, 1, 2, 2)
+    mask[..., 0, 0] = 1
+    assert level.project.bias is not None
+    for backend in ("reference", "tiles"):
+        out = run_level(level, x, mask, backend)
+        outside = out[:, :, 8:, :]
+        assert torch.equal(outside, level.project.bias.view(1, -1, 1, 1).expand_as(outside))
+        assert not torch.equal(out[:, :, :8, :8], level.project.bias.view(1, -1, 1, 1).expand(1, 7, 8, 8))
+
+
+def test_performed_share_counts_whole_tiles() -> None:
+    mask = torch.zeros(2, 1, 5, 7)
+    mask[0, 0, 0, 0] = mask[0, 0, 0, 1] = mask[0, 0, 4, 6] = 1
+    # Blocks of 8 positions are tiles; blocks of 2 share tiles of 4, the last of which reach outside.
+    assert performed_share(mask, 40, 56, "tiles").tolist() == pytest.approx([3 / 35, 0])
+    assert performed_share(mask, 10, 14, "tiles").tolist() == pytest.approx([2 * 16 / 140, 0])
+    assert performed_share(mask, 40, 56, "reference").tolist() == [1, 1]
+
+
+def test_no_mask_is_dense_for_every_backend() -> None:
+    level, x = make_level(), torch.randn(1, 10, 16, 16)
+    assert torch.equal(run_level(level, x, None, "tiles"), run_level(level, x, None, "reference"))
+
+
+def test_unknown_backend_and_misfitting_mask() -> None:
+    level, x = make_level(), torch.randn(1, 10, 16, 16)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        run_level(level, x, torch.ones(1, 1, 2, 2), "magic")
+    with pytest.raises(ValueError, match="does not cover"):
+        run_level(level, x, torch.ones(1, 1, 3, 2), "tiles")
+
+
+@pytest.mark.parametrize("block", [16, 32])
+@pytest.mark.parametrize("activation", ["leaky", "prelu"])
+def test_whole_network_tiles_equal_reference(block: int, activation: str) -> None:
+    config = dataclasses.replace(SMALL, block=block, activation=activation)
+    net, frames = small_net(config), smooth_frames(4, 96, 160)
+    t = torch.tensor([0.5, 0.3])
+    first, second = net.encode(frames[:2]), net.encode(frames[2:])
+    coarse = net.coarse(first, second, net.match(first, second), t)
+    grid = (96 // block, 160 // block)
+    masks = [(torch.rand(2, 1, *grid) < share).float() for share in (0.8, 0.6, 0.6)]
+    expected = net.interpolate(frames[:2], frames[2:], first, second, coarse, t, fixed_gate(masks))
+    with torch.inference_mode():
+        for backend in ("reference", "tiles"):
+            gate = fixed_gate(masks)
+            result = net.interpolate(frames[:2], frames[2:], first, second, coarse, t, gate, backend)
+            torch.testing.assert_close(result.frame, expected.frame, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(result.flow, expected.flow, atol=1e-4, rtol=1e-4)
+
+
+def test_bf16_tiles_agree_within_bf16() -> None:
+    torch.manual_seed(0)
+    level = make_level().to(torch.bfloat16)
+    x = torch.randn(1, 10, 32, 32).to(torch.bfloat16)
+    mask = (torch.rand(1, 1, 4, 4) < 0.5).float()
+    expected = run_level(level.float(), x.float(), mask, "reference")
+    level.to(torch.bfloat16)
+    with torch.inference_mode():
+        for backend in ("reference", "tiles"):
+            difference = (run_level(level, x, mask, backend).float() - expected).abs().max()
+            assert difference <= 0.02 * expected.abs().max()
+
+
+def test_hard_gate_masks_serve_both_backends() -> None:
+    net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.5])
+    first, second = net.encode(frames[:1]), net.encode(frames[1:])
+    coarse = net.coarse(first, second, net.match(first, second), t)
+    made = [
+        net.interpolate(frames[:1], frames[1:], first, second, coarse, t, hard_gate(), backend)
+        for backend in ("reference", "tiles")
+    ]
+    for one, other in zip(made[0].masks, made[1].masks, strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(made[0].frame, made[1].frame, atol=1e-5, rtol=1e-4)
