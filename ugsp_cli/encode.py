@@ -1,0 +1,259 @@
+"""Encoding: planes and times become a complete file, with everything else that the source holds.
+
+The file is written under a temporary name and renamed when it is complete, so a failure leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from math import lcm
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ugsp_cli.atomic import AtomicFile
+from ugsp_cli.encoders import EncodeOptions, check_encoder, configure, plan_encoder, tag
+from ugsp_cli.errors import EncodeError, OutputError, UsageError
+from ugsp_cli.media import MediaInfo
+from ugsp_cli.remux import StreamCopier, copy_chapters, is_timeless, kept_tags
+
+__all__ = ["EncodeOptions", "FrameWriter", "check_encoder"]
+
+_ISO_FORMATS = {"3gp", "3g2", "f4v", "ipod", "ismv", "mov", "mp4", "psp"}  # muxers of the MP4 family
+_MILLISECOND_FORMATS = {"matroska", "webm"}
+_FINEST_TIME_BASE = 10_000_000  # ticks per second; finer ones overflow what players and some muxers store
+_COARSEST_TIMESCALE = 10_000  # MP4 ticks per second, as FFmpeg's muxer has it: coarser ones trouble some players
+
+
+class FrameWriter:
+    """Writes the output file. A context manager: leaving it normally completes the file, an exception removes it.
+
+    Settles everything that can fail without work in the constructor (UsageError, OutputError, InputError); raises
+    EncodeError later on. The temporary file is made by the constructor.
+    """
+
+    notes: list[str]
+    """What the output lacks or changes against the source, for the user; complete after `close`."""
+
+    def __init__(
+        self,
+        output: Path | str,
+        info: MediaInfo,
+        rate: Fraction,
+        options: EncodeOptions | None = None,
+        overwrite: bool = False,
+        copy_audio: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        """rate: frames per second. copy_audio: False (slow motion) leaves out all that is tied to the source's time:
+        sound, subtitles, data and chapters. threads: for the encoder; None leaves the number to it."""
+        self.output = Path(output)
+        self.notes = []
+        self._info = info
+        self._rate = rate
+        self._threads = threads
+        if self.output.exists() and self.output.samefile(info.path):
+            raise OutputError(f"{self.output} is the input", "Choose another name with -o.")
+        self._plan = plan_encoder(self.output, info, rate, options or EncodeOptions())
+        self.notes.extend(self._plan.notes)
+        self._first_time: Fraction | None = None  # of the first frame, source seconds
+        self._offset = Fraction(0)  # of the first frame, output seconds
+        self._time_base = 1 / rate  # in which the video's packets are handed to the muxer
+        self._closed = False
+        self._file = AtomicFile(self.output, overwrite)
+        try:
+            self._container = self._open_container()
+            self._copier = StreamCopier(info, self._container, copy_streams=copy_audio)
+            self._stream = self._add_streams()
+            if copy_audio:
+                copy_chapters(self._copier.source, self._container, self._copier.origin)
+            else:
+                self._note_left_out()
+        except BaseException:
+            self.discard()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.discard()
+
+    def write(self, planes: Sequence[np.ndarray], time: Fraction) -> None:
+        """Encode the next frame. planes: as in `Frame`, in the source's layout. time: seconds on the source's clock,
+        a whole number of frames after the first one's and after the one before."""
+        with self._failures():
+            if self._first_time is None:
+                self._start(time)
+            assert self._first_time is not None
+            number = (time - self._first_time) * self._rate
+            if number.denominator != 1:
+                raise ValueError(f"{time} s is no multiple of 1/{self._rate} s after the first frame")
+            frame = self._frame(planes)
+            frame.pts, frame.time_base, frame.duration = number.numerator, 1 / self._rate, 1
+            self._mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Complete the file and give it its name. Removes it where that fails. Harmless when repeated."""
+        if self._closed:
+            return
+        try:
+            with self._failures():
+                if self._first_time is None:
+                    raise EncodeError(f"{self.output}: there was no frame to write")
+                self._mux(self._stream.encode(None))
+                self._copier.copy_until(None)
+                self._container.close()
+                self._file.commit()
+        except BaseException:
+            self.discard()
+            raise
+        self._closed = True
+        self.notes.extend(note for note in self._copier.notes if note not in self.notes)
+        self._copier.close()
+
+    def discard(self) -> None:
+        """Give up: leave no trace of the output. An older file of that name stays as it was."""
+        self._closed = True
+        # The container sees its file closed and writes no end: what would finish it may be gigabytes of work.
+        self._file.discard()
+        if hasattr(self, "_copier"):
+            self._copier.close()
+
+    def _open_container(self) -> OutputContainer:
+        try:
+            # Tags keep bytes that are no valid text as the source has them.
+            return av.open(
+                self._file, "w", format=_muxer_name(self.output), metadata_errors="surrogateescape", options={}
+            )
+        except (ValueError, LookupError, av.FFmpegError) as error:
+            raise OutputError(
+                f"{self.output}: '{self.output.suffix}' is not a video format that can be written",
+                "Use .mp4, .mkv, .mov or .webm.",
+            ) from error
+
+    def _add_streams(self) -> VideoStream:
+        """Add all streams in the source's order. Returns the video's."""
+        video: VideoStream | None = None
+        for index in range(len(self._copier.source.streams)):
+            if index == self._info.stream_index:
+                video = self._add_video()
+            else:
+                self._copier.add_stream(index)
+        assert video is not None  # probe found it
+        self._container.metadata.update(kept_tags(self._copier.source.metadata))
+        return video
+
+    def _add_video(self) -> VideoStream:
+        try:
+            stream = self._container.add_stream(self._plan.codec, rate=self._rate)
+        except ValueError as error:
+            raise UsageError(
+                f"a {self.output.suffix} file cannot hold video encoded by '{self._plan.codec}'",
+                "Choose another --codec, or an .mkv file, which holds all.",
+            ) from error
+        assert isinstance(stream, VideoStream)
+        configure(stream.codec_context, self._info, self._rate, self._plan.pix_fmt, self._plan.options, self._threads)
+        source = self._copier.source.streams[self._info.stream_index]
+        stream.metadata.update(kept_tags(source.metadata, encoded_anew=True))
+        stream.disposition = source.disposition
+        stream.set_display_matrix(self._info.display_matrix)
+        return stream
+
+    def _start(self, time: Fraction) -> None:
+        """Write the header: the first frame's time decides on the time base."""
+        self._first_time = time
+        self._offset = time - self._copier.origin
+        ticks = lcm((1 / self._rate).denominator, self._offset.denominator)
+        if ticks > _FINEST_TIME_BASE:
+            # The offset against the sound is no sum of ticks that could be stored: the nearest one will do.
+            ticks = (1 / self._rate).denominator
+            while ticks < _COARSEST_TIMESCALE:
+                ticks *= 2
+            self._offset = Fraction(round(self._offset * ticks), ticks)
+        self._time_base = Fraction(1, ticks)
+        name = self._container.format.name
+        if name in _ISO_FORMATS:
+            while ticks < _COARSEST_TIMESCALE:
+                ticks *= 2
+            # The movie's own timescale is what the start offsets and durations of all tracks are stored in.
+            self._container.container_options.update(
+                video_track_timescale=str(ticks), movie_timescale=str(ticks), movflags="+faststart"
+            )
+        elif name in _MILLISECOND_FORMATS and (1000 / self._rate).denominator != 1:
+            self.notes.append(f"{name} stores times in whole milliseconds; .mp4 and .mov store them exactly")
+        self._stream.time_base = self._time_base
+        self._container.start_encoding()
+
+    def _mux(self, packets: Sequence[Packet]) -> None:
+        for packet in packets:
+            # The encoder counts frames; move its packets to where the first frame lies in the output.
+            unit = packet.time_base
+            if packet.pts is not None:
+                packet.pts = self._ticks(packet.pts * unit)
+            if packet.dts is not None:
+                packet.dts = self._ticks(packet.dts * unit)
+            packet.duration = int((packet.duration or 1) * unit / self._time_base)
+            packet.time_base = self._time_base
+            dts = packet.dts
+            self._container.mux(packet)
+            if dts is not None:
+                self._copier.copy_until(dts * self._time_base)
+
+    def _ticks(self, time: Fraction) -> int:
+        return int((time + self._offset) / self._time_base)
+
+    def _frame(self, planes: Sequence[np.ndarray]) -> VideoFrame:
+        """A frame in the encoder's pixel format."""
+        info = self._info
+        frame = VideoFrame(info.width, info.height, info.layout.name)
+        for number, (plane, source) in enumerate(zip(frame.planes, planes, strict=True)):
+            rows, columns = info.layout.plane_size(number, info.width, info.height)
+            target = np.frombuffer(memoryview(plane), source.dtype).reshape(
+                -1, plane.line_size // source.dtype.itemsize
+            )
+            target[:rows, :columns] = source
+        tag(frame, info.colour)
+        if self._plan.pix_fmt != info.layout.name:
+            frame = frame.reformat(format=self._plan.pix_fmt)
+            tag(frame, info.colour)
+        return frame
+
+    def _note_left_out(self) -> None:
+        source = self._copier.source
+        video = self._info.stream_index
+        kinds = {stream.type for stream in source.streams if stream.index != video and not is_timeless(stream)}
+        left_out = sorted(kinds) + (["chapters"] if source.chapters() else [])
+        if left_out:
+            self.notes.append(f"left out, since they keep the source's speed: {', '.join(left_out)}")
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what FFmpeg and the system report into an error for the user."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EncodeError(
+                f"writing {self.output} failed: {reason}", "Check the free space, or try another --codec."
+            ) from error
+
+
+def _muxer_name(output: Path) -> str | None:
+    """The muxer for a file name; None where FFmpeg's own guess by the extension is right."""
+    # FFmpeg writes .m4v as a raw stream without times.
+    return "mp4" if output.suffix.lower() == ".m4v" else None

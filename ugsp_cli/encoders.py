@@ -1,0 +1,256 @@
+"""Which encoder, which pixel format and which options: settled before any work, by opening the encoder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.codec.codec import find_best_pix_fmt_of_list
+from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
+
+from ugsp_cli import hdr
+from ugsp_cli.errors import UgspError, UsageError
+from ugsp_cli.media import MediaInfo
+from ugsp_cli.pixels import ColourTags, PixelLayout
+
+__all__ = ["EncodeOptions", "EncoderPlan", "check_encoder", "configure", "plan_encoder", "usable_encoders"]
+
+# Constant quality that is hard to tell from the source, on each encoder's own scale.
+_DEFAULT_CRF = {"libx264": 18.0, "libx265": 20.0, "libsvtav1": 25.0, "libvpx-vp9": 24.0}
+
+# The encoders that are offered when one is not usable, in this order.
+_KNOWN_ENCODERS = (
+    *("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "dnxhd", "mpeg4"),
+    *("h264_nvenc", "hevc_nvenc", "av1_nvenc", "h264_qsv", "hevc_qsv", "av1_qsv", "h264_amf", "hevc_amf"),
+    *("h264_vaapi", "hevc_vaapi", "h264_videotoolbox", "hevc_videotoolbox"),
+)
+
+_QUIET_X265 = "log-level=none"  # x265 writes to stderr on its own else
+
+# What trial openings need: DNxHD's default profile takes only a few sizes and bit rates.
+_TRIAL_OPTIONS = {"dnxhd": {"profile": "dnxhr_hq"}, "libx265": {"x265-params": _QUIET_X265}}
+
+# The option that limits the threads of encoders that start their own, not FFmpeg's.
+_THREAD_PARAMETERS = {"libx265": ("x265-params", "pools"), "libsvtav1": ("svtav1-params", "lp")}
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What the user asked of the encoder."""
+
+    codec: str | None = None
+    """FFmpeg's name of the encoder; None for the container's usual one."""
+    crf: float | None = None
+    """Constant rate factor; None for a value that is hard to tell from the source."""
+    preset: str | None = None
+    """The encoder's preset; None for its default."""
+    pix_fmt: str | None = None
+    """Pixel format; None for the source's, or the nearest one that the encoder takes."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further options of the encoder, passed on as they are."""
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """An encoder that was seen to open with these settings."""
+
+    codec: str
+    """FFmpeg's name of the encoder."""
+    pix_fmt: str
+    """The pixel format that it is given."""
+    options: dict[str, str]
+    """All of its options."""
+    notes: tuple[str, ...]
+    """What differs from the source."""
+
+
+def check_encoder(name: str) -> None:
+    """Raise UsageError, with the usable ones as its hint, unless the video encoder exists and opens on this machine."""
+    if not _opens_at_all(_find(name).name):
+        raise UsageError(f"the encoder '{name}' cannot be used on this machine", _usable_hint())
+
+
+def plan_encoder(output: Path, info: MediaInfo, rate: Fraction, options: EncodeOptions) -> EncoderPlan:
+    """Settle on an encoder and its settings for this output. Raises UsageError."""
+    codec = _find(options.codec or _usual_encoder(output, info.layout))
+    notes: list[str] = []
+    settings = _settings(codec.name, info, options, notes)
+    candidates = _pixel_formats(codec, info, options)
+    reason = ""
+    for pix_fmt in candidates:
+        context = _create(codec.name)
+        configure(context, info, rate, pix_fmt, settings, threads=1)
+        failure = _open(context)
+        if failure is None:
+            if pix_fmt != info.layout.name:
+                notes.append(_pixel_format_note(codec.name, info, pix_fmt))
+            return EncoderPlan(codec.name, pix_fmt, settings, tuple(notes))
+        reason = reason or failure
+    check_encoder(codec.name)
+    picture = f"{info.width}x{info.height} {candidates[0]}"
+    raise UsageError(
+        f"the encoder '{codec.name}' does not take {picture} with these options: {reason}",
+        "Change --codec, --pix-fmt, --preset or --encoder-option.",
+    )
+
+
+def configure(
+    context: VideoCodecContext,
+    info: MediaInfo,
+    rate: Fraction,
+    pix_fmt: str,
+    settings: dict[str, str],
+    threads: int | None,
+) -> None:
+    """Prepare an encoder that is not open yet. Time stamps will count frames, in units of 1 / rate."""
+    context.width, context.height = info.width, info.height
+    context.pix_fmt = pix_fmt
+    context.framerate = rate
+    context.time_base = 1 / rate
+    context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0, 1)
+    tag(context, info.colour)
+    options = dict(settings)
+    if threads:
+        context.thread_count = threads
+        if context.codec.name in _THREAD_PARAMETERS:
+            key, parameter = _THREAD_PARAMETERS[context.codec.name]
+            options[key] = ":".join(filter(None, [f"{parameter}={threads}", options.get(key)]))
+    context.options = options
+
+
+def tag(target: VideoCodecContext | av.VideoFrame, colour: ColourTags) -> None:
+    """Put the colour tags on a frame or an encoder."""
+    target.colorspace = colour.matrix
+    target.color_primaries = colour.primaries
+    target.color_trc = colour.transfer
+    target.color_range = colour.range
+
+
+def _usual_encoder(output: Path, layout: PixelLayout) -> str:
+    if output.suffix.lower() == ".webm":
+        # WebM holds VP8, VP9 and AV1; of the encoders here only AV1's takes more than 8 bits.
+        return "libvpx-vp9" if layout.bits == 8 else "libsvtav1"
+    return "libx264"
+
+
+def _find(name: str) -> av.Codec:
+    try:
+        codec = av.Codec(name, "w")
+    except (av.FFmpegError, ValueError) as error:
+        raise UsageError(f"there is no encoder '{name}'", _usable_hint()) from error
+    if codec.type != "video":
+        raise UsageError(f"'{name}' is not a video encoder", _usable_hint())
+    return codec
+
+
+def _create(name: str) -> VideoCodecContext:
+    context = av.CodecContext.create(name, "w")
+    assert isinstance(context, VideoCodecContext)  # _find saw to it
+    return context
+
+
+def _open(context: VideoCodecContext) -> str | None:
+    """Open an encoder; the reason in words where that fails."""
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes a page about itself to stderr else
+    try:
+        context.open()
+    except (av.FFmpegError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def _opens_at_all(name: str) -> bool:
+    """Encoders of graphics cards exist by name everywhere; only opening one tells whether the card and driver do."""
+    formats = av.Codec(name, "w").video_formats or []
+    software = [pixel_format.name for pixel_format in formats if pixel_format.components]
+    context = _create(name)
+    context.width, context.height = 1280, 720  # hardware takes no tiny pictures
+    context.pix_fmt = "yuv420p" if "yuv420p" in software or not software else software[0]
+    context.framerate = Fraction(25)
+    context.time_base = Fraction(1, 25)
+    context.thread_count = 1
+    context.options = _TRIAL_OPTIONS.get(name, {})
+    return _open(context) is None
+
+
+def usable_encoders() -> list[str]:
+    """The well-known video encoders that open on this machine."""
+    return [name for name in _KNOWN_ENCODERS if name in av.codecs_available and _opens_at_all(name)]
+
+
+def _usable_hint() -> str:
+    return f"Usable here: {', '.join(usable_encoders())}."
+
+
+def _settings(codec: str, info: MediaInfo, options: EncodeOptions, notes: list[str]) -> dict[str, str]:
+    """The encoder's options by name. Raises UsageError for those that it does not have."""
+    settings: dict[str, str] = {}
+    crf = options.crf if options.crf is not None else _DEFAULT_CRF.get(codec)
+    if crf is not None:
+        settings["crf"] = f"{crf:g}"
+    if options.preset is not None:
+        settings["preset"] = options.preset
+    settings.update(options.options)
+    known = _create(codec).supported_options
+    names = {option.name for option in (*known.generic, *known.private)}
+    for name in settings:
+        if name not in names:
+            flag = f"--{name}" if name in ("crf", "preset") and name not in options.options else f"option '{name}'"
+            raise UsageError(f"the encoder '{codec}' has no {flag}", f"`ffmpeg -h encoder={codec}` lists what it has.")
+    if codec == "libx265":
+        settings["x265-params"] = ":".join(filter(None, [_QUIET_X265, settings.get("x265-params")]))
+    if info.hdr is not None:
+        written = hdr.encoder_parameters(codec, info.hdr)
+        if written is None:
+            notes.append(f"HDR10 metadata is left out: it cannot be given to {codec}")
+        else:
+            key, value = written
+            settings[key] = ":".join(filter(None, [value, settings.get(key)]))
+    return settings
+
+
+def _pixel_formats(codec: av.Codec, info: MediaInfo, options: EncodeOptions) -> list[str]:
+    """The formats to try, best first."""
+    offered = [pixel_format.name for pixel_format in codec.video_formats or []]
+    if options.pix_fmt is not None:
+        try:
+            VideoFormat(options.pix_fmt)
+        except ValueError as error:
+            raise UsageError(f"there is no pixel format '{options.pix_fmt}'", _offer_hint(codec, offered)) from error
+        if offered and options.pix_fmt not in offered:
+            raise UsageError(f"'{codec.name}' does not take {options.pix_fmt}", _offer_hint(codec, offered))
+        return [options.pix_fmt]
+    if not offered:
+        return [info.layout.name]
+    usable = [name for name in offered if _is_plain(name)] or offered
+    best, _ = find_best_pix_fmt_of_list(usable, info.layout.name)
+    if best is None:
+        raise UgspError(f"'{codec.name}' takes no pixel format that frames could be converted to")
+    formats = [info.layout.name if info.layout.name in offered else best.name]
+    # Some encoders take an odd size only where chroma is not subsampled in that direction.
+    suffix = "" if info.layout.bits == 8 else f"{info.layout.bits}le"
+    finer = [f"{name}{suffix}" for name in ("yuv422p", "yuv444p")]
+    odd = (info.width % 2, info.height % 2) != (0, 0)
+    return formats + [name for name in finer if odd and name in usable and name not in formats]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a format is planar or semi-planar YUV or grey without alpha, in the range that its frames say."""
+    pixel_format = VideoFormat(name)
+    components = pixel_format.components
+    alpha = any(component.is_alpha for component in components)
+    return bool(components) and not (pixel_format.is_rgb or alpha or name.startswith("yuvj"))
+
+
+def _pixel_format_note(codec: str, info: MediaInfo, pix_fmt: str) -> str:
+    bits = max((component.bits for component in VideoFormat(pix_fmt).components), default=info.layout.bits)
+    loss = f" ({info.layout.bits} bits become {bits})" if bits < info.layout.bits else ""
+    return f"{codec} is given {pix_fmt} instead of {info.layout.name}{loss}"
+
+
+def _offer_hint(codec: av.Codec, offered: list[str]) -> str:
+    return f"{codec.name} takes: {', '.join(offered)}." if offered else ""

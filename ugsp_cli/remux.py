@@ -1,0 +1,233 @@
+"""Copying what is not the video: the other streams packet by packet, chapters and tags."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import AttachmentStream, Disposition, Stream
+
+from ugsp_cli.media import MediaInfo, open_input
+
+__all__ = ["StreamCopier", "copy_chapters", "is_timeless", "kept_tags"]
+
+# Tags that describe the file they stand in, not the work; muxers write their own.
+_FILE_TAGS = {"compatible_brands", "encoder", "major_brand", "minor_version"}
+# Tags that describe encoded data and are wrong once it is encoded anew.
+_DATA_TAGS = {"bps", "bps-eng", "duration", "duration-eng", "number_of_frames", "number_of_frames-eng"}
+_DATA_TAGS |= {"number_of_bytes", "number_of_bytes-eng", "vendor_id"}
+
+_END_TOLERANCE = 10  # seconds that a stream may outlast what its container says
+
+
+class StreamCopier:
+    """Copies streams of the source into the output, as far ahead as the encoded video has come.
+
+    Time stamps move by the same amount as the video's, so that nothing shifts against it.
+    """
+
+    notes: list[str]
+    """Streams that the output cannot hold, and damage met on the way."""
+
+    def __init__(self, info: MediaInfo, output: OutputContainer, copy_streams: bool) -> None:
+        """copy_streams: False leaves out the streams that run in time with the source (not cover pictures or fonts)."""
+        self.notes = []
+        self.source: InputContainer = open_input(info.path)
+        self._info = info
+        self._output = output
+        self._copy_streams = copy_streams
+        self._outputs: dict[int, Stream] = {}  # output streams by the source's stream number
+        self._last_dts: dict[int, int] = {}  # by the source's stream number, in its own time base
+        self._packets: Iterator[Packet] | None = None
+        self._waiting: Packet | None = None  # the one packet that was read but lies ahead of the video
+        self._wanted = {index for index in range(len(self.source.streams)) if self._fits(index)}
+        self.origin = self._origin()
+        # Output time, seconds, after which no packet can truly lie; None where the source's duration is unknown.
+        self._end = None
+        if self.source.duration is not None:
+            end = Fraction((self.source.start_time or 0) + self.source.duration, av.time_base)
+            self._end = end - self.origin + _END_TOLERANCE
+
+    def add_stream(self, index: int) -> None:
+        """Add the output stream for the source's stream `index`, if it is copied at all."""
+        if index not in self._wanted:
+            return
+        template = self.source.streams[index]
+        stream = _add_copy(self._output, template)
+        if not isinstance(template, AttachmentStream):
+            self._outputs[index] = stream
+
+    def copy_until(self, time: Fraction | None) -> None:
+        """Copy the packets up to the output time `time`, seconds; None copies all that are left."""
+        if self._packets is None:
+            streams = [self.source.streams[index] for index in self._outputs]
+            self._packets = self.source.demux(*streams) if streams else iter(())
+        while True:
+            packet = self._waiting or self._read()
+            self._waiting = None
+            if packet is None:
+                return
+            stamp = packet.dts if packet.dts is not None else packet.pts
+            assert stamp is not None  # _read leaves out packets without time
+            if time is not None and stamp * packet.time_base > time:
+                self._waiting = packet
+                return
+            try:
+                self._output.mux(packet)
+            except av.InvalidDataError:
+                # A filter of the muxer's (ADTS headers off, start codes to lengths) cannot read the packet.
+                index = next(index for index, stream in self._outputs.items() if stream.index == packet.stream_index)
+                self._note_once(f"damaged packets in {_describe(self.source.streams[index])} are left out")
+
+    def close(self) -> None:
+        self.source.close()
+
+    def _read(self) -> Packet | None:
+        """The next packet, ready for the output; None at the end."""
+        assert self._packets is not None
+        while True:
+            try:
+                packet = next(self._packets)
+            except StopIteration:
+                return None
+            except av.InvalidDataError:
+                self.notes.append("the source is damaged: its other streams are copied only up to there")
+                self._packets = iter(())
+                return None
+            if packet.size and self._prepare(packet):
+                return packet
+
+    def _prepare(self, packet: Packet) -> bool:
+        """Move a packet to its output stream and time; False where it has no time to be placed at."""
+        index = packet.stream_index
+        source = self.source.streams[index]
+        if is_timeless(source):
+            packet.pts = packet.dts = 0
+            packet.stream = self._outputs[index]
+            return True
+        if packet.pts is None and packet.dts is None:
+            self._note_once(f"packets without time stamps in {_describe(source)} are left out")
+            return False
+        shift = round(self.origin / packet.time_base)
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts is not None:
+            packet.dts -= shift
+        packet.stream = self._outputs[index]
+        return self._plausible(packet, index)
+
+    def _plausible(self, packet: Packet, index: int) -> bool:
+        """Leave out packets of damaged files whose times run backwards or lie beyond the end.
+
+        A muxer refuses the first, and one of the second would keep all that follow from being copied.
+        """
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        assert stamp is not None  # seen to by the caller
+        too_late = self._end is not None and stamp * packet.time_base > self._end
+        if too_late or (packet.dts is not None and packet.dts < self._last_dts.get(index, packet.dts)):
+            self._note_once(f"packets with wrong times in {_describe(self.source.streams[index])} are left out")
+            return False
+        if packet.dts is not None:
+            self._last_dts[index] = packet.dts
+        return True
+
+    def _origin(self) -> Fraction:
+        """The source time, seconds, that becomes 0 in the output: where the first of its streams starts."""
+        starts = [self._info.start]
+        for index in self._wanted:
+            stream = self.source.streams[index]
+            # Sparse streams and pictures say nothing of where the file starts.
+            if (
+                stream.type in ("audio", "video")
+                and not is_timeless(stream)
+                and stream.start_time is not None
+                and stream.time_base
+            ):
+                starts.append(stream.start_time * stream.time_base)
+        return min(starts)
+
+    def _fits(self, index: int) -> bool:
+        """Whether a stream is to be copied and the output's container holds it; notes what it does not hold."""
+        template = self.source.streams[index]
+        if index == self._info.stream_index or self._is_remade(template):
+            return False
+        if not (self._copy_streams or is_timeless(template)):
+            return False
+        # The rules of which container holds what are known to FFmpeg's muxers only: ask one, with a file in memory.
+        try:
+            with av.open(io.BytesIO(), "w", format=self._output.format.name) as trial:
+                copy = _add_copy(trial, template)
+                if template.type == "attachment":
+                    trial.add_stream("ffv1", rate=25)  # no file consists of attachments only
+                trial.start_encoding()
+                if template.type == "data":
+                    trial.mux(_empty_packet(copy))  # of these some are refused only at the end
+        except (av.FFmpegError, ValueError, LookupError, OSError):
+            self.notes.append(f"left out, since {self._output.format.name} does not hold it: {_describe(template)}")
+            return False
+        return True
+
+    def _is_remade(self, template: Stream) -> bool:
+        """MP4 keeps chapter titles and time codes in streams. Chapters are copied as such, and time codes are a tag of
+        the video's as well; muxers make the streams from these."""
+        if template.type != "data" or "mov" not in self.source.format.name.split(","):
+            return False
+        return bool(self.source.chapters()) or "timecode" in template.metadata
+
+    def _note_once(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def is_timeless(stream: Stream) -> bool:
+    """Whether a stream has no clock: attached files and cover pictures."""
+    return stream.type == "attachment" or bool(stream.disposition & Disposition.attached_pic)
+
+
+def copy_chapters(source: InputContainer, output: OutputContainer, origin: Fraction) -> None:
+    """Copy the chapters, moved by `origin` seconds like everything else."""
+    chapters = source.chapters()
+    for chapter in chapters:
+        shift = round(origin / (chapter["time_base"] or Fraction(1, av.time_base)))
+        chapter["start"] = max(0, chapter["start"] - shift)
+        chapter["end"] = max(chapter["start"], chapter["end"] - shift)
+    if chapters:
+        output.set_chapters(chapters)
+
+
+def kept_tags(tags: dict[str, str], encoded_anew: bool = False) -> dict[str, str]:
+    """The tags that stay true in another file (and, where asked, for data that was encoded anew)."""
+    dropped = _FILE_TAGS | _DATA_TAGS if encoded_anew else _FILE_TAGS
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower() not in dropped and not (encoded_anew and key.upper().startswith("_STATISTICS"))
+    }
+
+
+def _add_copy(output: OutputContainer, template: Stream) -> Stream:
+    if isinstance(template, AttachmentStream):
+        stream: Stream = output.add_attachment(template.name or "attachment", template.mimetype or "", template.data)
+        stream.metadata.update(template.metadata)
+        return stream
+    stream = output.add_stream_from_template(template, opaque=True)
+    stream.metadata.update(kept_tags(template.metadata))
+    stream.disposition = template.disposition
+    return stream
+
+
+def _empty_packet(stream: Stream) -> Packet:
+    packet = Packet(4)
+    packet.stream = stream
+    packet.time_base = stream.time_base or Fraction(1, 1000)
+    packet.pts = packet.dts = 0
+    return packet
+
+
+def _describe(stream: Stream) -> str:
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else stream.name
+    return f"stream {stream.index} ({stream.type}{', ' + codec if codec else ''})"
