@@ -107,12 +107,12 @@ def run_tiles(level: Level, x: Tensor, mask: Tensor) -> Tensor:
         gathered[index.outside] = 0
         projected = bias.repeat(index.zero, 1)
         for layer, (conv, activation) in enumerate(level.layers):
-            if layer:
-                gathered = compact.index_select(0, index.halo)
             compact = x.new_empty(index.zero + 1, level.width)
             compact[-1] = 0
             _convolve(conv, activation, gathered, compact, index.side)
             projected.addmm_(compact[:-1], level.projection(layer, x.dtype).flatten(1).T)
+            if layer < len(level.layers) - 1:
+                gathered = compact.index_select(0, index.halo)
         whole[index.target] = projected[index.kept]
     return whole.view(batch, height, width, level.outputs).permute(0, 3, 1, 2)
 

@@ -24,10 +24,13 @@ from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import Gate, gumbel_gate
-from ugsp_net.network import UGSP, Encoding, Interpolation, channels_last
+from ugsp_net.network import UGSP, Encoding, Interpolation, LevelState, channels_last
 from ugsp_net.training import losses
 from ugsp_net.training.clips import ClipBank
 from ugsp_net.training.data import Batch, Batches, BatchPlan
+
+SMALLEST_ERROR = 0.5 / 255
+"""A crop whose mean error is less than half an 8-bit step counts as having that."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,18 @@ class TrainConfig:
     """Largest norm of the gradient."""
     average: float = 0.999
     """Decay of the averaged weights, which are the ones that ship."""
-    prune_from: float = 0.6
+    prune_from: float = 0.45
     """Share of the schedule from which the pruned branch is trained."""
-    density: tuple[float, float, float] = (0.60, 0.45, 0.35)
+    prune_share: float = 0.5
+    """Share of every batch that also goes through the pruned branch."""
+    density: tuple[float, float, float] = (0.70, 0.55, 0.45)
     """Mean share of blocks to compute at strides 8, 4, 2. The uncertainty threshold follows from it: U has no natural
-    scale to cut at, and the share is what the cost depends on."""
+    scale to cut at, and the share is what the cost depends on. Clips move less than the crops that are trained on, so
+    more is skipped there."""
+    relative: float = 0.5
+    """How far a block's uncertainty is measured by its crop's own: 0 not at all, 1 wholly. What is lost in dB by
+    skipping a block depends on the error that the rest of the picture has anyway; a gate, though, sees no more than its
+    surroundings."""
     flow_weight: float = 0.02
     """Weight of flow supervision at first, per pixel of error; it falls to a tenth over the schedule."""
     label_weight: float = 0.02
@@ -209,7 +219,11 @@ class Trainer:
             coarse = net.coarse(first, second, net.match(first, second), t)
             full = net.interpolate(frame0, frame1, first, second, coarse, t)
             if self.progress >= config.prune_from:
-                pruned = net.interpolate(frame0, frame1, first, second, coarse, t, self._gate())
+                some = slice(0, None, max(1, round(1 / config.prune_share)))
+                parts0, parts1 = (Encoding(tuple(f[some] for f in side.features)) for side in (first, second))
+                above = LevelState(coarse.flow[some], coarse.feature[some])
+                gate = self._gate()
+                pruned = net.interpolate(frame0[some], frame1[some], parts0, parts1, above, t[some], gate)
         error = (full.frame - truth).abs().mean(1, keepdim=True).detach()
         log_scale = self.head(full.hidden.detach())
         labels = self._labels(log_scale.detach(), batch.real.to(device))
@@ -223,11 +237,18 @@ class Trainer:
         values = {"psnr": float(losses.psnr(full.frame.detach().clamp(0, 1), truth).mean())}
         if pruned is not None:
             parts["reconstruction"] = config.auxiliary_weight * parts["reconstruction"]
-            parts["pruned"] = self._reconstruction(pruned, truth)
-            parts["contrast"] = config.contrast_weight * self._contrast(pruned, full)
-            parts["label"] = parts["label"] + config.label_weight * self._label(pruned.logits, labels)
-            parts["sparsity"] = config.sparsity_weight * self._sparsity(pruned, batch.real)
-            values["psnr_pruned"] = float(losses.psnr(pruned.frame.detach().clamp(0, 1), truth).mean())
+            parts["pruned"] = self._reconstruction(pruned, truth[some])
+            parts["contrast"] = config.contrast_weight * self._contrast(pruned, full, some)
+            parts["label"] = parts["label"] + config.label_weight * self._label(
+                pruned.logits, [label[some] for label in labels]
+            )
+            parts["sparsity"] = config.sparsity_weight * self._sparsity(pruned, batch.real[some])
+            values["loss_of_psnr"] = float(
+                (
+                    losses.psnr(full.frame[some].detach(), truth[some])
+                    - losses.psnr(pruned.frame.detach(), truth[some])
+                ).mean()
+            )
         # What inference would compute: nested hard masks, on real clips.
         active = torch.ones_like(full.logits[0])
         for stride, logits in zip((8, 4, 2), full.logits, strict=True):
@@ -253,10 +274,10 @@ class Trainer:
             total = total + losses.flow_error(state.flow, flow, trust)
         return total
 
-    def _contrast(self, pruned: Interpolation, full: Interpolation) -> Tensor:
+    def _contrast(self, pruned: Interpolation, full: Interpolation, some: slice) -> Tensor:
         """How far pruning bends the features of the pruned levels (paper, eq. 7)."""
         pairs = zip(pruned.states[1:], full.states[1:], strict=True)
-        distances = [losses.census(ours.feature, theirs.feature.detach()) for ours, theirs in pairs]
+        distances = [losses.census(ours.feature, theirs.feature[some].detach()) for ours, theirs in pairs]
         return torch.stack(distances).sum()
 
     def _sparsity(self, pruned: Interpolation, real: Tensor) -> Tensor:
@@ -276,6 +297,8 @@ class Trainer:
         for index, share in enumerate(self.config.density):
             stride = self.config.net.grid_stride(len(STRIDES) - 2 - index)
             score = F.avg_pool2d(scale, stride)  # [B, 1, rows, columns]
+            around = score.mean((2, 3), keepdim=True).clamp(min=SMALLEST_ERROR)
+            score = score / around**self.config.relative
             chosen = score[real] if real.any() else score
             quantile = torch.quantile(chosen.flatten(), 1 - share)
             momentum = 0.01 if self.step > 100 else 1.0

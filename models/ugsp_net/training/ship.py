@@ -1,0 +1,42 @@
+"""Turn a run into weights that ship: the averaged weights, with their history and measured quality in the header.
+
+python -m ugsp_net.training.ship RUN_FOLDER OUT.safetensors --quality benchmarks/results/quality.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+from ugsp_net import checkpoint
+
+
+def revision() -> str | None:
+    """The commit that is checked out, or None outside a repository."""
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quality", type=Path, nargs="*", default=[], help="results of benchmarks/quality.py")
+    parser.add_argument("--note", help="what a reader of the header should know besides")
+    arguments = parser.parse_args()
+    weights = checkpoint.load(arguments.run / "last.safetensors")
+    provenance = dict(weights.provenance, revision=revision())
+    if arguments.note:
+        provenance["note"] = arguments.note
+    for path in arguments.quality:
+        result = json.loads(path.read_text())
+        provenance[f"quality_{result['protocol']}"] = result["mean"]
+    checkpoint.save(weights.net, arguments.out, provenance)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
