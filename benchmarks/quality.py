@@ -1,0 +1,280 @@
+"""Restore removed frames of real clips and print PSNR per clip: the network, dense and pruned, beside the classics.
+
+    python benchmarks/quality.py CLIPS_DIR [--weights FILE] [--methods blend,dis,dense,pruned] [--json FILE]
+
+Protocols: ``half`` removes every second frame of a clip's first 41 (t = 0.5); ``60`` keeps every fifth frame of the
+clips of 50 frames a second and more and restores the frames between by 2.5, as 24 -> 60 does (t = 0.4, 0.8, 0.2, 0.6).
+PSNR of 8-bit RGB over the restored frames only. The network runs as in the tool: planes in, planes out. The optical
+flow method (OpenCV's DIS, both ways, warped and blended by agreement) needs ``pip install 'ugsp[train]'``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from ugsp_cli.colour import planes_to_rgb
+from ugsp_cli.decode import Frame, FrameReader
+from ugsp_cli.engine import EngineOptions, Interpolator, Request
+
+Picture = NDArray[np.uint8]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip under one protocol."""
+
+    clip: str
+    kept: list[Frame]
+    wanted: list[tuple[int, Fraction, Frame]]
+    """(index of the kept frame before, t, the true frame)."""
+    rate: Fraction
+    """Of the kept frames."""
+
+
+@dataclass
+class Outcome:
+    """What one method did on one clip."""
+
+    psnr: float
+    seconds_per_frame: float
+    skipped: float | None = None
+    """Share of the dense MACs that was not spent."""
+
+
+def picture(planes: tuple[NDArray[Any], ...], like: Frame) -> Picture:
+    """8-bit RGB [H, W, 3]."""
+    rgb = planes_to_rgb(planes, like.layout, like.colour, CPU)[0]
+    return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def psnr(first: Picture, second: Picture) -> float:
+    error = np.square(first.astype(np.float32) - second.astype(np.float32)).mean()
+    return float(10 * np.log10(255 * 255 / max(error, 1e-6)))
+
+
+def tasks(folder: Path, protocol: str, names: list[str]) -> Iterator[Task]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".mp4", ".mkv", ".webm", ".mov") or (names and path.stem not in names):
+            continue
+        with FrameReader(path, threads=1) as reader:
+            rate = reader.info.rate
+            if protocol == "half":
+                frames = list(islice(reader, 41))
+                frames = frames[: len(frames) - (len(frames) + 1) % 2]
+                kept = frames[::2]
+                wanted = [(i, Fraction(1, 2), frame) for i, frame in enumerate(frames[1::2])]
+                yield Task(path.stem, kept, wanted, rate / 2)
+            elif rate >= 50:
+                # Of 60 fps keep 0, 5, 10, ... (12 fps), restore to 30: instants 2.5 apart; whole ones have a truth.
+                frames = list(islice(reader, 101))
+                kept = frames[::5]
+                wanted = []
+                for number, frame in enumerate(frames[: 5 * (len(kept) - 1)]):
+                    if number % 5:
+                        wanted.append((number // 5, Fraction(number % 5, 5), frame))
+                yield Task(path.stem, kept, wanted, rate / 5)
+
+
+def run_blend(task: Task) -> list[Picture]:
+    made = []
+    for index, t, like in task.wanted:
+        first, second = (picture(frame.planes, like).astype(np.float32) for frame in task.kept[index : index + 2])
+        made.append(np.rint(first + float(t) * (second - first)).astype(np.uint8))
+    return made
+
+
+def run_minterpolate(task: Task) -> list[Picture]:
+    """libavfilter's minterpolate with its best settings, scene detection off."""
+    factor = 2 if task.wanted[0][1] == Fraction(1, 2) else 5
+    like = task.kept[0]
+    height, width = like.planes[0].shape
+    graph = av.filter.Graph()
+    base = 1 / task.rate
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat(like.layout.name), time_base=base)
+    options = f"fps={task.rate * factor}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
+    filters = [source]
+    if like.layout.bits > 8:
+        filters.append(graph.add("format", like.layout.name.removesuffix("10le")))
+    filters += [graph.add("minterpolate", options), graph.add("buffersink")]
+    for left, right in pairwise(filters):
+        left.link_to(right)
+    graph.configure()
+    out: dict[Fraction, Picture] = {}
+
+    def drain() -> None:
+        while True:
+            try:
+                frame = graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(frame, av.VideoFrame)
+            planes = tuple(_plane(plane) for plane in frame.planes)
+            assert frame.pts is not None
+            assert frame.time_base is not None
+            at = frame.pts * frame.time_base * task.rate
+            shift = max(0, like.layout.bits - 8)
+            out[at] = picture(tuple(plane.astype(np.uint16) << shift if shift else plane for plane in planes), like)
+
+    # Two copies of the ends: the filter starts and stops inside the clip.
+    padded = [task.kept[0], *task.kept, task.kept[-1], task.kept[-1]]
+    for number, kept in enumerate(padded):
+        frame = av.VideoFrame(width, height, like.layout.name)
+        for plane, values in zip(frame.planes, kept.planes, strict=True):
+            target = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # type: ignore[call-overload]
+            raw = values.view(np.uint8).reshape(plane.height, -1)
+            target[:, : raw.shape[1]] = raw
+        frame.pts, frame.time_base = number, base
+        graph.push(frame)
+        drain()
+    graph.push(None)
+    drain()
+    made = []
+    for index, t, _ in task.wanted:
+        at = index + 1 + t
+        nearest = min(out, key=lambda key: abs(key - at))
+        made.append(out[nearest])
+    return made
+
+
+def _plane(plane: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
+
+
+def run_dis(task: Task) -> list[Picture]:
+    """DIS flow both ways, carried to the instant, warped and blended by the agreement of both ways."""
+    import cv2
+
+    solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    made = []
+    done, flows, pictures = -1, None, None
+    for index, t, like in task.wanted:
+        if index != done:
+            pictures = [picture(frame.planes, like) for frame in task.kept[index : index + 2]]
+            grey = [cv2.cvtColor(item, cv2.COLOR_RGB2GRAY) for item in pictures]
+            flows = [solver.calc(grey[0], grey[1], None), solver.calc(grey[1], grey[0], None)]
+            done = index
+        assert flows is not None
+        assert pictures is not None
+        height, width = flows[0].shape[:2]
+        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        when = float(t)
+
+        def fetch(source: NDArray[Any], flow: NDArray[Any], x: Any = x, y: Any = y) -> NDArray[np.float32]:
+            taken = cv2.remap(
+                source, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+            return np.asarray(taken, np.float32)
+
+        to0, to1 = when * flows[1], (1 - when) * flows[0]
+        # The flow at the instant is read where the other frame's flow says that it came from.
+        to0, to1 = fetch(to0, to1), fetch(to1, to0)
+        first, second = fetch(pictures[0], to0), fetch(pictures[1], to1)
+        made.append(np.rint((1 - when) * first + when * second).clip(0, 255).astype(np.uint8))
+    return made
+
+
+def run_network(engine: Interpolator, task: Task) -> tuple[list[Picture], float]:
+    engine.reset()
+    requests = [Request(task.kept[i], task.kept[i + 1], float(t)) for i, t, _ in task.wanted]
+    made = []
+    for start in range(0, len(requests), engine.batch_size):
+        made += engine.interpolate(requests[start : start + engine.batch_size])
+    dense, spent = sum(item.dense_macs for item in made), sum(item.performed_macs for item in made)
+    pictures = [picture(item.planes, truth) for item, (_, _, truth) in zip(made, task.wanted, strict=True)]
+    return pictures, 1 - spent / dense
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--keep", default="auto")
+    parser.add_argument("--protocol", choices=("half", "60"), default="half")
+    parser.add_argument("--methods", default="blend,minterpolate,dis,dense,pruned")
+    parser.add_argument("--clips", default="", help="stems of clips, separated by commas; all when left out")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    methods = arguments.methods.split(",")
+    engines = {
+        name: Interpolator(
+            EngineOptions(
+                arguments.weights, precision=arguments.precision, keep=arguments.keep, pruning=name != "dense"
+            )
+        )
+        for name in methods
+        if name in ("dense", "pruned")
+    }
+    classics: dict[str, Callable[[Task], list[Picture]]] = {
+        "blend": run_blend,
+        "minterpolate": run_minterpolate,
+        "dis": run_dis,
+    }
+    results: dict[str, dict[str, Outcome]] = {}
+    for task in tasks(arguments.folder, arguments.protocol, [name for name in arguments.clips.split(",") if name]):
+        row = results[task.clip] = {}
+        for method in methods:
+            begun = time.perf_counter()
+            skipped = None
+            if method in engines:
+                made, skipped = run_network(engines[method], task)
+            else:
+                made = classics[method](task)
+            seconds = (time.perf_counter() - begun) / len(task.wanted)
+            values = [psnr(one, picture(t.planes, t)) for one, (_, _, t) in zip(made, task.wanted, strict=True)]
+            row[method] = Outcome(float(np.mean(values)), seconds, skipped)
+        print(task.clip, {name: round(outcome.psnr, 2) for name, outcome in row.items()}, file=sys.stderr, flush=True)
+    table = Table(title=f"PSNR in dB of restored frames, protocol {arguments.protocol}")
+    table.add_column("clip")
+    for method in methods:
+        table.add_column(method, justify="right")
+    if "pruned" in methods:
+        table.add_column("skipped", justify="right")
+    for clip, row in results.items():
+        cells = [f"{row[method].psnr:.2f}" for method in methods]
+        if "pruned" in methods:
+            cells.append(f"{100 * (row['pruned'].skipped or 0):.0f} %")
+        table.add_row(clip, *cells)
+    means = {method: float(np.mean([row[method].psnr for row in results.values()])) for method in methods}
+    cells = [f"{means[method]:.2f}" for method in methods]
+    if "pruned" in methods:
+        means["skipped"] = float(np.mean([row["pruned"].skipped for row in results.values()]))  # type: ignore[misc]
+        cells.append(f"{100 * means['skipped']:.0f} %")
+    table.add_section()
+    table.add_row("mean", *cells)
+    Console(width=110).print(table)
+    if arguments.json:
+        record = {
+            "protocol": arguments.protocol,
+            "mean": means,
+            "clips": {clip: {name: vars(one) for name, one in row.items()} for clip, row in results.items()},
+        }
+        if engines:
+            engine = next(iter(engines.values()))
+            record["model"] = {
+                "name": engine.model_name,
+                "sha256": engine.weights_sha256,
+                "precision": engine.precision,
+            }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

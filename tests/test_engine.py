@@ -1,0 +1,168 @@
+"""The engine: shared encodings, padding, statistics that agree with the masks, errors that say what to do."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.nets import SMALL, small_net
+from ugsp_cli import engine as engine_module
+from ugsp_cli.decode import Frame
+from ugsp_cli.engine import EngineOptions, Interpolator, Request, resolve_device
+from ugsp_cli.errors import UsageError
+from ugsp_cli.media import ColourTags, PixelLayout
+from ugsp_net import checkpoint
+from ugsp_net.cost import network_cost
+
+LAYOUT = PixelLayout("yuv420p", 8, 1, 1, 3)
+COLOUR = ColourTags(1, 1, 1, 1)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(small_net(), path, {"note": "random"}, torch.float32)
+    return str(path)
+
+
+def frame(index: int, width: int = 100, height: int = 70, layout: PixelLayout = LAYOUT) -> Frame:
+    """A blurred pattern that moves by two pixels a frame."""
+    planes = []
+    for plane in range(layout.planes):
+        rows, columns = layout.plane_size(plane, width, height)
+        y, x = np.mgrid[0:rows, 0:columns]
+        values = 0.5 + 0.3 * np.sin((x - 2 * index) / 7) * np.cos(y / 5)
+        planes.append((values * (2**layout.bits - 1)).astype(np.uint8 if layout.bits == 8 else np.uint16))
+    return Frame(index, Fraction(index, 24), tuple(planes), layout, COLOUR, 0.0, False)
+
+
+def test_planes_come_back_in_the_sources_size_and_depth(weights: str) -> None:
+    engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32"))
+    for layout in (LAYOUT, PixelLayout("yuv444p10le", 10, 0, 0, 3), PixelLayout("gray", 8, 0, 0, 1)):
+        engine.reset()
+        left, right = (frame(index, 97, 65, layout) for index in (0, 1))
+        (made,) = engine.interpolate([Request(left, right, 0.4)])
+        assert [plane.shape for plane in made.planes] == [plane.shape for plane in left.planes]
+        assert made.planes[0].dtype == left.planes[0].dtype
+
+
+def test_each_frame_is_encoded_once_and_each_pair_matched_once(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32"))
+    calls = {"encode": 0, "match": 0}
+    for name in calls:
+        original = getattr(engine._net, name)
+
+        def count(*arguments: object, name: str = name, original: object = original) -> object:
+            calls[name] += 1
+            return original(*arguments)  # type: ignore[operator]
+
+        monkeypatch.setattr(engine._net, name, count)
+    frames = [frame(index) for index in range(5)]
+    requests = [Request(frames[index], frames[index + 1], t) for index in range(4) for t in (0.2, 0.4, 0.6)]
+    made = [one for request in requests for one in engine.interpolate([request])]
+    assert calls == {"encode": 5, "match": 4}
+    cost = network_cost(SMALL, 112, 80)
+    assert sum(one.dense_macs for one in made) == 5 * cost.encode + 4 * cost.match + 12 * cost.dense
+
+
+def test_batches_equal_single_frames(weights: str) -> None:
+    frames = [frame(index) for index in range(4)]
+    requests = [Request(frames[index], frames[index + 1], t) for index in range(3) for t in (0.25, 0.5)]
+    results = []
+    for size in (1, 4):
+        engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32", batch_size=size))
+        results.append(engine.interpolate(requests))
+    for one, other in zip(*results, strict=True):
+        assert one.active == pytest.approx(other.active)
+        for first, second in zip(one.planes, other.planes, strict=True):
+            assert np.abs(first.astype(int) - second).max() <= 1
+
+
+def test_statistics_agree_with_the_masks(weights: str) -> None:
+    cost = network_cost(SMALL, 112, 80)
+    request = Request(frame(0), frame(1), 0.5)
+    for options, keep in ((EngineOptions(weights, keep=0.5), 0.5), (EngineOptions(weights, keep=0.0), 0.0)):
+        (made,) = Interpolator(options).interpolate([request])
+        blocks = 7 * 5
+        assert made.active == pytest.approx([round(keep * blocks) / blocks] * 3)
+        # At stride 8 a tile holds two by two blocks and is computed whole; at the others it is one block.
+        assert made.level_performed_macs[0] >= round(made.active[0] * cost.prunable[0])
+        for share, macs, done in list(zip(made.active, cost.prunable, made.level_performed_macs, strict=True))[1:]:
+            assert done == pytest.approx(share * macs, abs=1)
+        spent = sum(made.level_performed_macs)
+        assert made.performed_macs == made.dense_macs - sum(cost.prunable) + spent
+
+
+def test_the_reference_backend_owns_up_to_computing_everything(weights: str) -> None:
+    (made,) = Interpolator(EngineOptions(weights, backend="reference", keep=0.2)).interpolate(
+        [Request(frame(0), frame(1), 0.5)]
+    )
+    assert made.performed_macs == made.dense_macs
+    assert max(made.active) < 0.3
+
+
+def test_without_pruning_everything_is_computed(weights: str) -> None:
+    engine = Interpolator(EngineOptions(weights, pruning=False))
+    (made,) = engine.interpolate([Request(frame(0), frame(1), 0.5)])
+    assert engine.backend == "dense"
+    assert made.active == (1.0, 1.0, 1.0)
+    assert made.performed_macs == made.dense_macs
+
+
+def test_small_pictures_work(weights: str) -> None:
+    engine = Interpolator(EngineOptions(weights))
+    (made,) = engine.interpolate([Request(frame(0, 6, 4), frame(1, 6, 4), 0.5)])
+    assert made.planes[0].shape == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (EngineOptions("no-such-weights"), "no weights called 'no-such-weights'"),
+        (EngineOptions(device="tpu"), "no device called 'tpu'"),
+        (EngineOptions(device="cuda:77"), "cuda:77 is not there"),
+        (EngineOptions(device="cpu", precision="fp16"), "fp16 does not run on the CPU"),
+        (EngineOptions(precision="int3"), "no precision called 'int3'"),
+        (EngineOptions(backend="magic"), "no backend called 'magic'"),
+        (EngineOptions(keep=2.0), "--keep 2.0"),
+    ],
+)
+def test_errors_name_what_is_wrong(options: EngineOptions, message: str, weights: str) -> None:
+    if options.weights is None:
+        options = EngineOptions(**{**vars(options), "weights": weights})
+    with pytest.raises(UsageError, match=message) as caught:
+        Interpolator(options)
+    assert caught.value.hint
+
+
+def test_auto_precision_is_bf16_only_where_it_is_fast(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fast, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(engine_module, "has_fast_bf16", lambda fast=fast: fast)
+        assert Interpolator(EngineOptions(weights, device="cpu")).precision == expected
+
+
+def test_auto_device_is_there() -> None:
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_checkpoint_round_trip_and_errors(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    net = small_net()
+    checkpoint.save(net, path, {"samples": 5}, torch.float32)
+    loaded = checkpoint.load(path)
+    assert loaded.net.config == SMALL
+    assert loaded.provenance == {"samples": 5}
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, loaded.net.state_dict()[name])
+    (tmp_path / "junk.safetensors").write_bytes(b"not a file of tensors")
+    with pytest.raises(checkpoint.WeightsError, match="not a readable safetensors file"):
+        checkpoint.load(tmp_path / "junk.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(checkpoint.WeightsError, match="was not written by ugsp"):
+        checkpoint.load(tmp_path / "other.safetensors")

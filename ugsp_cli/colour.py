@@ -1,0 +1,85 @@
+"""Between the planes of a video and the RGB that the network sees: one way there, the same way back.
+
+Chroma is repeated on the way in and averaged on the way out. The two are exact inverses, so a frame that the network
+left alone comes back as it was, and real and made frames cannot differ in colour. The conversion runs on the
+network's device; libswscale's interpolated chroma would not come back exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ugsp_cli.media import ColourTags, PixelLayout
+
+__all__ = ["planes_to_rgb", "rgb_to_planes"]
+
+# Weights of red and blue in luma, by FFmpeg's AVColorSpace (ITU-T H.273, table 4).
+_LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.470 BG
+    6: (0.299, 0.114),  # SMPTE 170M
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020, non-constant luminance
+    10: (0.2627, 0.0593),  # BT.2020, constant luminance: read as the above, the same both ways
+}
+_RANGE_FULL = 2
+
+
+def _luma_weights(matrix: int, height: int) -> tuple[float, float]:
+    """Where the file does not say, HD is taken for BT.709 and SD for BT.601, as players do."""
+    return _LUMA_WEIGHTS.get(matrix, _LUMA_WEIGHTS[1] if height >= 720 else _LUMA_WEIGHTS[6])
+
+
+def _scales(layout: PixelLayout, colour: ColourTags) -> tuple[float, float, float, float]:
+    """Luma's zero and reach, chroma's zero and reach, in code values."""
+    if colour.range == _RANGE_FULL:
+        top = float(2**layout.bits - 1)
+        return 0.0, top, float(2 ** (layout.bits - 1)), top
+    unit = float(2 ** (layout.bits - 8))
+    return 16 * unit, 219 * unit, 128 * unit, 224 * unit
+
+
+def planes_to_rgb(
+    planes: tuple[np.ndarray, ...], layout: PixelLayout, colour: ColourTags, device: torch.device
+) -> Tensor:
+    """Planes of one frame -> [1, 3, H, W] fp32 RGB on the device; nominally [0, 1], never clipped."""
+    height, width = planes[0].shape
+    values = [torch.from_numpy(np.ascontiguousarray(plane)).to(device).float() for plane in planes]
+    luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
+    y = (values[0] - luma_zero) / luma_reach
+    if layout.planes == 1:
+        return y.expand(1, 3, height, width)
+    u, v = ((plane - chroma_zero) / chroma_reach for plane in values[1:])
+    if layout.chroma_y:
+        u, v = (plane.repeat_interleave(2, 0)[:height] for plane in (u, v))
+    if layout.chroma_x:
+        u, v = (plane.repeat_interleave(2, 1)[:, :width] for plane in (u, v))
+    red, blue = _luma_weights(colour.matrix, height)
+    r = y + 2 * (1 - red) * v
+    b = y + 2 * (1 - blue) * u
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    return torch.stack((r, g, b))[None]
+
+
+def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> tuple[np.ndarray, ...]:
+    """[1, 3, H, W] fp32 RGB -> planes of one frame: inverse of ``planes_to_rgb``, rounded to the nearest value."""
+    r, g, b = rgb[0].float().unbind(0)
+    height, width = r.shape
+    red, blue = _luma_weights(colour.matrix, height)
+    luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
+    y = red * r + (1 - red - blue) * g + blue * b
+    out = [y * luma_reach + luma_zero]
+    if layout.planes == 3:
+        chroma = torch.stack(((b - y) / (2 * (1 - blue)), (r - y) / (2 * (1 - red))))[None]  # [1, 2, H, W]
+        step = (1 + layout.chroma_y, 1 + layout.chroma_x)
+        if step != (1, 1):
+            right, below = -width % step[1], -height % step[0]
+            chroma = F.avg_pool2d(F.pad(chroma, (0, right, 0, below), mode="replicate"), step)
+        out.extend((chroma * chroma_reach + chroma_zero)[0].unbind(0))
+    top = 2**layout.bits - 1
+    dtype = np.uint8 if layout.bits == 8 else np.uint16
+    return tuple(plane.round().clamp(0, top).to(torch.int32).cpu().numpy().astype(dtype) for plane in out)

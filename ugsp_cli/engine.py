@@ -1,0 +1,289 @@
+"""The network at work on decoded frames: device, precision, batches, padding, and a cache of encoded frames.
+
+The only place of the tool that knows both the video's planes and the network's tensors.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ugsp_cli.colour import planes_to_rgb, rgb_to_planes
+from ugsp_cli.decode import Frame
+from ugsp_cli.errors import UsageError
+from ugsp_net import checkpoint
+from ugsp_net.allocator import keep_freed_memory
+from ugsp_net.config import STRIDES
+from ugsp_net.cost import PRUNED, Cost, network_cost
+from ugsp_net.masks import Gate, hard_gate, keep_gate
+from ugsp_net.network import Encoding, channels_last
+from ugsp_net.sparse import BACKENDS, performed_share
+
+__all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the network is to run; each field is a command-line option."""
+
+    weights: str | None = None
+    """A .safetensors file, or the name of weights that ship; None: the default."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: str = "auto"
+    """auto, fp32, bf16 or fp16: the type of activations. Flow, sampling grids and the blend are always fp32."""
+    pruning: bool = True
+    """Whether blocks are skipped."""
+    keep: str | float = "auto"
+    """auto: what the masks say; a number in [0, 1]: that share of every level's blocks, in each frame."""
+    batch_size: int | str = "auto"
+    """Frames made at once."""
+    backend: str = "auto"
+    """How pruned levels run: auto, reference or tiles."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A frame that is wanted."""
+
+    left: Frame
+    right: Frame
+    t: float
+    """Between left (0) and right (1), both excluded."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A frame that was made, and what it cost."""
+
+    planes: tuple[np.ndarray, ...]
+    """As in ``Frame``, in the layout and colour of the left frame."""
+    active: tuple[float, ...]
+    """Share of the picture's blocks that the masks left, at strides 8, 4, 2; all 1 without pruning."""
+    dense_macs: int
+    """What the dense network would have spent, with the encoding of the source frames that this frame needed first."""
+    performed_macs: int
+    """What the backend spent."""
+    level_dense_macs: tuple[int, ...]
+    """The prunable work alone, at strides 8, 4, 2."""
+    level_performed_macs: tuple[int, ...]
+    """The prunable work that was done."""
+
+
+@dataclass
+class _Source:
+    """One source frame on the device."""
+
+    rgb: Tensor
+    """[1, 3, H, W] fp32, padded."""
+    encoding: Encoding
+
+
+class Interpolator:
+    """A loaded network that makes frames. Not thread-safe: one thread calls it."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        weights = load_weights(options.weights)
+        device = torch.device(resolve_device(options.device))
+        precision = _resolve_precision(options.precision, device)
+        if options.backend not in ("auto", *BACKENDS):
+            raise UsageError(f"no backend called {options.backend!r}", f"Use auto or one of {', '.join(BACKENDS)}.")
+        keep_freed_memory()
+        self.model_name = weights.net.config.name
+        self.weights_sha256 = weights.sha256
+        self.parameters = sum(parameter.numel() for parameter in weights.net.parameters())
+        self.device = str(device)
+        self.precision = precision
+        self.backend = "tiles" if options.backend == "auto" else options.backend
+        if not options.pruning:
+            self.backend = "dense"
+        self.strides = tuple(STRIDES[index] for index in PRUNED)
+        self._auto_batch = options.batch_size == "auto"
+        self.batch_size = 1 if self._auto_batch else int(options.batch_size)
+        self._device = device
+        self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
+        self._gate = _gate(options)
+        self._sources: OrderedDict[int, _Source] = OrderedDict()
+        self._volumes: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
+        self._cost: Cost | None = None
+
+    def reset(self) -> None:
+        """Forget all frames: before another file, whose indices start again."""
+        self._sources.clear()
+        self._volumes.clear()
+        self._cost = None
+
+    @torch.inference_mode()
+    def interpolate(self, requests: Sequence[Request]) -> list[Made]:
+        """Make frames, in the order asked for. All frames have one size.
+
+        Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
+        """
+        if requests and self._auto_batch:
+            self.batch_size = _batch_for(requests[0].left, self._device)
+        made: list[Made] = []
+        for start in range(0, len(requests), self.batch_size):
+            made.extend(self._batch(requests[start : start + self.batch_size]))
+        return made
+
+    def _batch(self, requests: Sequence[Request]) -> list[Made]:
+        net = self._net
+        height, width = requests[0].left.planes[0].shape
+        spent = []
+        pairs = []
+        volumes = []
+        for request in requests:
+            fresh = 0
+            sources = []
+            for frame in (request.left, request.right):
+                fresh += self._source(frame)
+                sources.append(self._sources[frame.index])
+            pairs.append(sources)
+            key = (request.left.index, request.right.index)
+            matched = key not in self._volumes
+            if matched:
+                self._volumes[key] = net.match(sources[0].encoding, sources[1].encoding)
+            volumes.append(self._volumes[key])
+            assert self._cost is not None
+            spent.append(fresh * self._cost.encode + matched * self._cost.match)
+        first, second = (_stack([pair[side].encoding for pair in pairs]) for side in (0, 1))
+        frame0, frame1 = (torch.cat([pair[side].rgb for pair in pairs]) for side in (0, 1))
+        volume = None if volumes[0] is None else torch.cat([item for item in volumes if item is not None])
+        t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
+        coarse = net.coarse(first, second, volume, t)
+        backend = "reference" if self._gate is None else self.backend
+        out = net.interpolate(frame0, frame1, first, second, coarse, t, self._gate, backend)
+        active = performed = torch.ones(len(requests), len(PRUNED))
+        if out.masks:
+            active = torch.stack([mask.flatten(1).mean(1) for mask in out.masks], dim=1).cpu()
+            rows, columns = frame0.shape[-2:]
+            shares = [
+                performed_share(mask, rows // stride, columns // stride, backend)
+                for mask, stride in zip(out.masks, self.strides, strict=True)
+            ]
+            performed = torch.stack(shares, dim=1).cpu()
+        self._forget()
+        cost = self._cost
+        assert cost is not None
+        made = []
+        for index, request in enumerate(requests):
+            done = performed[index].tolist()
+            planes = rgb_to_planes(
+                out.frame[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
+            )
+            made.append(
+                Made(
+                    planes=planes,
+                    active=tuple(active[index].tolist()),
+                    dense_macs=cost.dense + spent[index],
+                    performed_macs=cost.performed(done) + spent[index],
+                    level_dense_macs=cost.prunable,
+                    level_performed_macs=tuple(
+                        round(share * macs) for share, macs in zip(done, cost.prunable, strict=True)
+                    ),
+                )
+            )
+        return made
+
+    def _source(self, frame: Frame) -> bool:
+        """Have a frame's encoding at hand; True when it had to be computed."""
+        if frame.index in self._sources:
+            self._sources.move_to_end(frame.index)
+            return False
+        rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
+        alignment = self._net.config.alignment
+        height, width = rgb.shape[-2:]
+        right, below = -width % alignment, -height % alignment
+        if right or below:
+            rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
+        if self._cost is None:
+            self._cost = network_cost(self._net.config, rgb.shape[-1], rgb.shape[-2])
+        self._sources[frame.index] = _Source(rgb, self._net.encode(rgb))
+        return True
+
+    def _forget(self) -> None:
+        """Keep the newest frame and its predecessor: requests come in order."""
+        while len(self._sources) > 2:
+            self._sources.popitem(last=False)
+        while len(self._volumes) > 1:
+            self._volumes.popitem(last=False)
+
+
+def load_interpolator(options: EngineOptions) -> Interpolator:
+    """Load the weights and place the network. Raises UsageError: no such weights, no CUDA, an impossible precision."""
+    return Interpolator(options)
+
+
+def resolve_device(text: str) -> str:
+    """auto, cpu, cuda or cuda:N -> the device that is meant. Raises UsageError when it is not there."""
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise UsageError(f"no device called {text!r}", "Use auto, cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"no device called {text!r}", "Use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"{text} is not there: {torch.cuda.device_count()} CUDA devices", "Use --device cpu.")
+    return str(device)
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slower than fp32."""
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check is not None and check())
+
+
+def _resolve_precision(text: str, device: torch.device) -> str:
+    if text == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if has_fast_bf16() else "fp32"
+    if text not in PRECISIONS:
+        raise UsageError(f"no precision called {text!r}", f"Use auto, {', '.join(PRECISIONS)}.")
+    if text == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 does not run on the CPU", "Use --precision bf16 or fp32.")
+    return text
+
+
+def load_weights(weights: str | None) -> checkpoint.Weights:
+    """Weights by path or by the name of weights that ship. Raises UsageError."""
+    try:
+        return checkpoint.load(weights)
+    except checkpoint.WeightsError as error:
+        raise UsageError(str(error), "Leave --weights out to use the weights that ship.") from error
+
+
+def _gate(options: EngineOptions) -> Gate | None:
+    if not options.pruning:
+        return None
+    if options.keep == "auto":
+        return hard_gate()
+    try:
+        return keep_gate(float(options.keep))
+    except ValueError as error:
+        raise UsageError(f"--keep {options.keep}: {error}", "Use auto or a number from 0 to 1.") from error
+
+
+def _batch_for(frame: Frame, device: torch.device) -> int:
+    """On a CPU one frame fills the cores; on a GPU about eight 1080p frames do."""
+    if device.type == "cpu":
+        return 1
+    height, width = frame.planes[0].shape
+    return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
+
+
+def _stack(encodings: list[Encoding]) -> Encoding:
+    if len(encodings) == 1:
+        return encodings[0]
+    levels = zip(*(encoding.features for encoding in encodings), strict=True)
+    return Encoding(tuple(torch.cat(level) for level in levels))

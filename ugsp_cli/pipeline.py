@@ -1,0 +1,338 @@
+"""One file from end to end: the only place where video code and network meet.
+
+    decode thread -> channel -> timeline and network, this thread -> channel -> encode thread
+
+The channels are short, so the fastest stage waits for the slowest and memory does not depend on the length of the
+video. Of the source only the pair around the present instant is held here; what waits for the network holds its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ugsp_cli.atomic import check_target
+from ugsp_cli.decode import Frame, FrameReader
+from ugsp_cli.encode import FrameWriter
+from ugsp_cli.encoders import EncodeOptions, plan_encoder
+from ugsp_cli.errors import OutputError, UsageError
+from ugsp_cli.media import MediaInfo, probe
+from ugsp_cli.naming import same_file
+from ugsp_cli.stages import Channel, Stages, Stopwatch, one_interrupt
+from ugsp_cli.stats import JobStats, ModelIdentity, StageSeconds, StatsRecorder
+from ugsp_cli.timeline import Slot, Timeline, resolve_rate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ugsp_cli.console import Display
+    from ugsp_cli.engine import Made, Request
+
+__all__ = ["SCENE_THRESHOLD", "Engine", "Job", "Limits", "RateWish", "check_job", "expected_frames", "run_job"]
+
+SCENE_THRESHOLD = 10.0
+"""scdet score, 0 to 100, from which a frame begins a new scene: the filter's own default."""
+
+
+class Engine(Protocol):
+    """What the pipeline asks of `ugsp_cli.engine.Interpolator`."""
+
+    model_name: str
+    weights_sha256: str
+    parameters: int
+    device: str
+    precision: str
+    backend: str
+    strides: tuple[int, ...]
+    batch_size: int
+
+    def interpolate(self, requests: Sequence[Request]) -> list[Made]:
+        """The requested frames, in order."""
+
+    def reset(self) -> None:
+        """Forget the frames of the file before; indices start again."""
+
+
+@dataclass(frozen=True)
+class RateWish:
+    """How the user asked for the output's rate: exactly one field is set."""
+
+    fps: Fraction | None = None
+    """Frames per second."""
+    multiplier: int | None = None
+    """Times the source's average rate."""
+    slow_motion: int | None = None
+    """Times the source's frames, shown at the source's rate."""
+
+    def resolve(self, source_rate: Fraction) -> tuple[Fraction, int]:
+        """Output frames per second, and the slow-down. Raises UsageError."""
+        try:
+            return resolve_rate(source_rate, fps=self.fps, multiplier=self.multiplier, slow_motion=self.slow_motion)
+        except ValueError as error:
+            raise UsageError(str(error), "Give one of --fps, --multiplier and --slow-motion.") from error
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take."""
+
+    decoder_threads: int | None = None
+    """Threads of the decoder; None lets FFmpeg choose."""
+    encoder_threads: int | None = None
+    """Threads of the encoder; None lets it choose."""
+    waiting_frames: int = 8
+    """Frames that may wait between two stages."""
+
+    @classmethod
+    def beside(cls, device: str) -> Limits:
+        """What decoder and encoder may take beside a network on that device.
+
+        A network on the processor needs the cores more than they do: it is slower by far, and threads that wait for it
+        only take turns from it. One on a graphics card leaves the cores free.
+        """
+        if device != "cpu":
+            return cls()
+        return cls(decoder_threads=1, encoder_threads=max(1, (os.cpu_count() or 1) // 4))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to convert."""
+
+    input: Path
+    output: Path | None
+    """None: everything but encoding, for the statistics."""
+    rate: RateWish
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    overwrite: bool = False
+    """Whether an existing output may be replaced."""
+    scene_threshold: float | None = SCENE_THRESHOLD
+    """scdet score, 0 to 100, from which nothing is interpolated across; None looks for no scene cuts."""
+    limits: Limits | None = None
+    """None: what fits beside the network, see `Limits.beside`."""
+    label: str = ""
+    """How progress calls this file; empty takes the input's name."""
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One output frame on its way to the encoder."""
+
+    planes: tuple[np.ndarray, ...]
+    time: Fraction
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """One output frame whose turn has not come: a frame before it in the output waits for the network."""
+
+    slot: Slot
+    left: Frame
+    request: Request | None
+    """None: `left` itself is shown."""
+
+
+def run_job(job: Job, engine: Engine, display: Display) -> JobStats:
+    """Convert one file, or only measure it, and return what was done.
+
+    Raises UgspError, KeyboardInterrupt (also for SIGTERM) or the error of the stage that failed first. Whatever is
+    raised, every thread has ended by then and no temporary file is left.
+    """
+    limits = job.limits or Limits.beside(engine.device)
+    with one_interrupt(), ExitStack() as stack:
+        reader = stack.enter_context(
+            FrameReader(job.input, scene_detection=job.scene_threshold is not None, threads=limits.decoder_threads)
+        )
+        rate, slowdown = job.rate.resolve(reader.info.rate)
+        writer = None
+        if job.output is not None:
+            writer = stack.enter_context(
+                FrameWriter(
+                    job.output,
+                    reader.info,
+                    rate,
+                    job.encode,
+                    overwrite=job.overwrite,
+                    copy_audio=slowdown == 1,
+                    threads=limits.encoder_threads,
+                )
+            )
+        display.begin(job.label or job.input.name, expected_frames(reader.info, rate, slowdown))
+        try:
+            return _Run(job, limits, engine, display, reader, writer, Timeline(rate, slowdown=slowdown)).execute()
+        finally:
+            display.end()
+
+
+def check_job(job: Job) -> MediaInfo:
+    """Find out what would stop the job before anything is loaded or written; return what the input holds.
+
+    Raises UgspError: the input cannot be read, the rate makes no sense, the output may not be written, the encoder does
+    not take it.
+    """
+    info = probe(job.input)
+    rate, _ = job.rate.resolve(info.rate)
+    if job.output is not None:
+        if same_file(job.output, job.input):
+            raise OutputError(f"{job.output} is the input", "Choose another name with -o.")
+        check_target(job.output, job.overwrite)
+        plan_encoder(job.output, info, rate, job.encode)
+    return info
+
+
+def expected_frames(info: MediaInfo, rate: Fraction, slowdown: int) -> int | None:
+    """About how many frames the output will have; None where the source does not tell its length."""
+    duration = info.duration
+    if duration is None and info.frames_estimate is not None:
+        duration = info.frames_estimate / info.rate
+    return None if duration is None else ceil(duration * slowdown * rate)
+
+
+class _Run:
+    """The moving parts of one job."""
+
+    def __init__(
+        self,
+        job: Job,
+        limits: Limits,
+        engine: Engine,
+        display: Display,
+        reader: FrameReader,
+        writer: FrameWriter | None,
+        timeline: Timeline,
+    ) -> None:
+        self._job = job
+        self._engine = engine
+        self._display = display
+        self._reader = reader
+        self._writer = writer
+        self._timeline = timeline
+        self._decoded: Channel[Frame] = Channel(limits.waiting_frames)
+        self._made: Channel[_Output] = Channel(limits.waiting_frames)
+        self._decoding, self._computing, self._encoding = Stopwatch(), Stopwatch(), Stopwatch()
+        self._recorder = StatsRecorder(engine.strides)
+        self._pending: list[_Pending] = []
+
+    def execute(self) -> JobStats:
+        """Run all stages to their end."""
+        begin = time.perf_counter()
+        self._engine.reset()
+        with Stages(self._decoded, self._made) as stages:
+            stages.start("ugsp-decode", self._decode)
+            if self._writer is not None:
+                stages.start("ugsp-encode", self._encode)
+            for pending in self._scheduled():
+                self._pending.append(pending)
+                self._flush_if_due()
+            self._flush()
+            self._made.close()
+            stages.join()
+            notes = self._finish_output()
+        engine = self._engine
+        return self._recorder.result(
+            input=str(self._job.input),
+            output=None if self._job.output is None else str(self._job.output),
+            model=ModelIdentity(engine.model_name, engine.weights_sha256, engine.parameters),
+            device=engine.device,
+            precision=engine.precision,
+            backend=engine.backend,
+            seconds=StageSeconds(
+                total=time.perf_counter() - begin,
+                decode=self._decoding.seconds,
+                network=self._computing.seconds,
+                encode=self._encoding.seconds,
+            ),
+            notes=notes,
+        )
+
+    def _decode(self) -> None:
+        """The decode thread."""
+        frames = iter(self._reader)
+        while True:
+            with self._decoding.running():
+                frame = next(frames, None)
+            if frame is None:
+                break
+            self._decoded.put(frame)
+        self._decoded.close()
+
+    def _encode(self) -> None:
+        """The encode thread."""
+        assert self._writer is not None
+        for output in self._made:
+            with self._encoding.running():
+                self._writer.write(output.planes, output.time)
+            self._display.advance()
+
+    def _scheduled(self) -> Iterator[_Pending]:
+        """The output frames in order, each with the source frames that it needs."""
+        from ugsp_cli.engine import Request  # brings torch, which `check_job` and `--dry-run` need not wait for
+
+        threshold = self._job.scene_threshold
+        left: Frame | None = None
+        for right in self._decoded:
+            cut = left is not None and threshold is not None and right.scene_score >= threshold
+            self._recorder.add_source(cut=cut, duplicate=right.duplicate)
+            # The slots that became certain lie before `right`, so their left frame is the one read before it.
+            for slot in self._timeline.push(right.time, cut=cut, duplicate=right.duplicate):
+                assert left is not None  # the first instant is the first frame's own
+                request = Request(left, right, float(slot.t)) if slot.kind == "interpolated" else None
+                yield _Pending(slot, left, request)
+            left = right
+        if left is not None:
+            for slot in self._timeline.finish(self._reader.last_duration):
+                yield _Pending(slot, left, None)
+
+    def _flush_if_due(self) -> None:
+        """Run the network when a batch is full; pass frames on at once when none before them waits for it.
+
+        The second bound keeps memory flat where a few frames to make lie among many that are shown as they are.
+        """
+        requests = sum(pending.request is not None for pending in self._pending)
+        size = self._engine.batch_size
+        if requests == 0 or requests >= size or len(self._pending) >= 4 * size:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Make what is pending and hand it on, in output order."""
+        requests = [pending.request for pending in self._pending if pending.request is not None]
+        made: Iterator[Made] = iter(())
+        if requests:
+            with self._computing.running():
+                made = iter(self._engine.interpolate(requests))
+        for pending in self._pending:
+            self._recorder.add_output(pending.slot.kind)
+            planes = pending.left.planes
+            if pending.request is not None:
+                result = next(made)
+                self._recorder.add_made(pending.slot, result)
+                planes = result.planes
+            if self._writer is not None:
+                self._made.put(_Output(planes, pending.slot.time))
+            else:
+                self._display.advance()
+        self._pending.clear()
+
+    def _finish_output(self) -> list[str]:
+        """Close the output, which gives it its name, and collect what the user should know about it.
+
+        In the main thread on purpose: an interrupt here still ends the writer's `with` block with an error, and an
+        output that was interrupted does not appear.
+        """
+        notes = list(self._reader.notes)
+        if self._reader.corrupt:
+            notes.append(f"{self._reader.corrupt} damaged packets of the input were skipped")
+        if self._reader.dropped:
+            notes.append(f"{self._reader.dropped} source frames were dropped: their time stamps do not increase")
+        if self._writer is not None:
+            with self._encoding.running():
+                self._writer.close()
+            notes.extend(self._writer.notes)
+        return notes
