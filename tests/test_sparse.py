@@ -11,7 +11,13 @@ from torch import Tensor
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net.blocks import Level
 from ugsp_net.masks import fixed_gate, hard_gate
-from ugsp_net.sparse import performed_share, run_level
+from ugsp_net.sparse import performed_share, run_level, tiles
+
+
+@pytest.fixture
+def always_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles at every density, so that the dense way does not stand in for them."""
+    monkeypatch.setattr(tiles, "PAYS_BELOW", {2: 9.0, 4: 9.0, 8: 9.0})
 
 
 def make_level(width: int = 12, depth: int = 3) -> Level:
@@ -40,6 +46,7 @@ def random_masks(kind: str, batch: int, rows: int, columns: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["none", "one", "ragged", "border", "all"])
 @pytest.mark.parametrize("side", [1, 2, 8])
 @pytest.mark.parametrize(("rows", "columns", "batch"), [(3, 5, 3), (1, 1, 2), (4, 4, 1)])
+@pytest.mark.usefixtures("always_tiles")
 def test_tiles_equal_reference(kind: str, side: int, rows: int, columns: int, batch: int) -> None:
     torch.manual_seed(0)
     level = make_level()
@@ -52,6 +59,7 @@ def test_tiles_equal_reference(kind: str, side: int, rows: int, columns: int, ba
             torch.testing.assert_close(run_level(level, x, mask, backend), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("always_tiles")
 def test_outside_the_mask_only_the_bias_remains() -> None:
     level = make_level()
     x = torch.randn(1, 10, 16, 16)
@@ -74,6 +82,18 @@ def test_performed_share_counts_whole_tiles() -> None:
     assert performed_share(mask, 40, 56, "reference").tolist() == [1, 1]
 
 
+def test_a_dense_mask_is_computed_whole_and_counted_so() -> None:
+    torch.manual_seed(0)
+    level, x = make_level(), torch.randn(1, 10, 32, 32)
+    mask = torch.ones(1, 1, 4, 4)
+    mask[..., 0] = 0  # 0.75 active: above what pays for blocks of 8 positions
+    assert performed_share(mask, 32, 32, "tiles").tolist() == [1]
+    expected = run_level(level, x, mask, "reference")
+    assert torch.equal(run_level(level, x, mask, "tiles"), expected)
+    mask[..., 1] = 0
+    assert performed_share(mask, 32, 32, "tiles").tolist() == [0.5]
+
+
 def test_no_mask_is_dense_for_every_backend() -> None:
     level, x = make_level(), torch.randn(1, 10, 16, 16)
     assert torch.equal(run_level(level, x, None, "tiles"), run_level(level, x, None, "reference"))
@@ -89,6 +109,7 @@ def test_unknown_backend_and_misfitting_mask() -> None:
 
 @pytest.mark.parametrize("block", [16, 32])
 @pytest.mark.parametrize("activation", ["leaky", "prelu"])
+@pytest.mark.usefixtures("always_tiles")
 def test_whole_network_tiles_equal_reference(block: int, activation: str) -> None:
     config = dataclasses.replace(SMALL, block=block, activation=activation)
     net, frames = small_net(config), smooth_frames(4, 96, 160)
@@ -106,6 +127,7 @@ def test_whole_network_tiles_equal_reference(block: int, activation: str) -> Non
             torch.testing.assert_close(result.flow, expected.flow, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("always_tiles")
 def test_bf16_tiles_agree_within_bf16() -> None:
     torch.manual_seed(0)
     level = make_level().to(torch.bfloat16)
@@ -119,6 +141,7 @@ def test_bf16_tiles_agree_within_bf16() -> None:
             assert difference <= 0.02 * expected.abs().max()
 
 
+@pytest.mark.usefixtures("always_tiles")
 def test_hard_gate_masks_serve_both_backends() -> None:
     net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.5])
     first, second = net.encode(frames[:1]), net.encode(frames[1:])

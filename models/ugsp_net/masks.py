@@ -25,6 +25,15 @@ def to_grid(logits: Tensor, stride: int, grid_stride: int) -> Tensor:
     return logits
 
 
+def block_side(mask: Tensor, height: int, width: int) -> int:
+    """Positions along a side of the blocks with which a mask covers a level. Raises ValueError where it does not."""
+    rows, columns = mask.shape[-2:]
+    side = width // columns
+    if side == 0 or rows * side != height or columns * side != width:
+        raise ValueError(f"a mask of {columns}x{rows} blocks does not cover a level of {width}x{height} positions")
+    return side
+
+
 def enlarge(mask: Tensor, factor: int) -> Tensor:
     """Repeat every entry of a mask factor x factor times; [B, 1, H, W] -> [B, 1, factor * H, factor * W]."""
     if factor == 1:
