@@ -34,6 +34,15 @@ def test_all_blocks_active_equals_pruning_off_exactly() -> None:
     assert [float(mask.mean()) for mask in everything.masks] == [1, 1, 1]
 
 
+def test_the_shortcut_is_what_pruning_everything_finer_leaves() -> None:
+    net, frames, t = small_net(), smooth_frames(2, 64, 96), torch.tensor([0.3])
+    for computed in range(3):
+        masks = [torch.full((1, 1, 4, 6), float(level < computed)) for level in range(3)]
+        pruned = net(frames[:1], frames[1:], t, fixed_gate(masks))
+        left = net.shortcut(frames[:1], frames[1:], pruned.states[computed], t)
+        torch.testing.assert_close(left[..., 1:-1, 1:-1], pruned.frame[..., 1:-1, 1:-1], atol=1e-5, rtol=1e-4)
+
+
 def test_masks_are_nested() -> None:
     net, frames = small_net(), smooth_frames(4, 96, 128)
     for gate in (hard_gate(), keep_gate(0.5), gumbel_gate(0.7)):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.nets import SMALL, smooth_frames
+from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import checkpoint
+from ugsp_net.masks import hard_gate
 from ugsp_net.training import losses, synthetic
 from ugsp_net.training.clips import ClipBank, Shot, open_bank
 from ugsp_net.training.data import Batches, BatchPlan
+from ugsp_net.training.labels import ErrorLabels, UncertaintyLabels
 from ugsp_net.training.trainer import TrainConfig, Trainer
 from ugsp_net.warp import backward_warp
 
@@ -148,13 +150,49 @@ def test_a_run_learns_saves_and_goes_on(bank: ClipBank, tmp_path: Path) -> None:
         assert torch.equal(one, two)
 
 
-def test_labels_follow_the_uncertainty(bank: ClipBank, tmp_path: Path) -> None:
-    trainer = Trainer(TrainConfig(net=SMALL, plan=PLAN, steps=10), bank, tmp_path / "run", torch.device("cpu"))
+def test_labels_follow_the_uncertainty() -> None:
+    labeller = UncertaintyLabels(SMALL, (0.7, 0.55, 0.45), 0.5)
     log_scale = torch.full((2, 1, 64, 64), -6.0)
     log_scale[:, :, :32, :32] = -2.0
     log_scale += 0.1 * torch.rand_like(log_scale)
-    labels = trainer._labels(log_scale, torch.tensor([True, True]))
+    labels = labeller.cut(log_scale, torch.tensor([True, True]))
     assert [label.shape for label in labels] == [(2, 1, 4, 4)] * 3
     shares = [float(label.mean()) for label in labels]
-    assert shares == pytest.approx(list(trainer.config.density), abs=0.08)
+    assert shares == pytest.approx([0.7, 0.55, 0.45], abs=0.08)
     assert all(bool((label[:, :, :2, :2] == 1).all()) for label in labels)
+
+
+def test_labels_keep_the_blocks_that_need_their_levels() -> None:
+    """The truth is the full frame on the left and the coarse shortcut on the right: there, nothing is worth doing."""
+    net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.5])
+    full = net(frames[:1], frames[1:], t)
+    coarse = net.shortcut(frames[:1], frames[1:], full.states[0], t)
+    truth = torch.cat((full.frame[..., :32], coarse[..., 32:]), dim=-1)
+    labeller = ErrorLabels(SMALL, compute=0.5, relative=0.0)
+    labeller.price.fill_(1e-9)
+    labels = labeller(net, full, frames[:1], truth, frames[1:], t, torch.tensor([True]))
+    for keep, weight in zip(labels.keep, labels.weight, strict=True):
+        assert torch.equal(keep[0, 0, :, :2], torch.ones(4, 2))
+        assert torch.equal(keep[0, 0, :, 2:], torch.zeros(4, 2))
+        assert float(weight.mean()) == pytest.approx(1, abs=0.3)
+    kept = net(frames[:1], frames[1:], t, hard_gate()).masks
+    assert labels.density.tolist() == pytest.approx([float(mask.mean()) for mask in kept])
+    assert float(labels.loss) == 0
+    labeller.price.fill_(1e6)  # too dear for anything
+    labels = labeller(net, full, frames[:1], truth, frames[1:], t, torch.tensor([True]))
+    assert not any(bool(keep.any()) for keep in labels.keep)
+    # The price rises while the gates keep too much, and falls while they keep too little.
+    shares = torch.tensor(labeller.costs).diff()
+    too_much = float((shares * labels.density).sum()) > labeller.compute
+    assert (float(labeller.price) > 1e6) == too_much
+
+
+@pytest.mark.parametrize("labels", ["error", "uncertainty"])
+def test_both_kinds_of_labels_train_and_resume(labels: str, bank: ClipBank, tmp_path: Path) -> None:
+    config = TrainConfig(net=SMALL, plan=PLAN, steps=3, prune_from=0.3, labels=labels)
+    trainer = Trainer(config, bank, tmp_path / "run", torch.device("cpu"))
+    trainer.run(log_every=1)
+    other = Trainer(config, bank, tmp_path / "run", torch.device("cpu"))
+    other.resume()
+    for name, value in trainer.labeller.state_dict().items():
+        assert torch.equal(value, other.labeller.state_dict()[name])

@@ -183,12 +183,35 @@ class UGSP(nn.Module):
                 states.append(self._step(index, inputs, flow, t, mask, backend))
         hidden = run_level(self._level(0), self._join(inputs, flow, t), mask, backend)  # [B, width, H / 2, W / 2]
         out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))  # [B, 8, H, W]
+        frame, flow, blend = self._render(frame0, frame1, flow, out, t)
+        return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden)
+
+    def shortcut(self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor) -> Tensor:
+        """The frame that is left when every level finer than ``state`` is pruned everywhere, [B, 3, H, W] fp32.
+
+        It costs no convolution: pruned levels put out their biases. What it gets wrong is what those levels are for.
+        """
+        flow = state.flow
+        pace = self._pace(t.view(-1, 1, 1, 1))
+        height, width = frame0.shape[-2:]
+        stride = width // flow.shape[-1]
+        for index in range(STRIDES.index(stride) - 1, 0, -1):
+            flow = 2 * upsample(flow) + self._level(index).bias()[:, :4] * pace
+        # A constant through the transposed convolution repeats every two pixels; its border does not matter here.
+        constant = self._level(0).bias().to(self.dtype).repeat(1, 1, 4, 4)
+        pattern = self.synthesis(constant)[..., 2:4, 2:4]
+        out = pattern.repeat(flow.shape[0], 1, height // 2, width // 2)
+        return self._render(frame0, frame1, 2 * upsample(flow), out, t)[0]
+
+    def _render(
+        self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame, flow and blend weight at full size from the flow at stride 2 and the last level's [B, 8, H, W]."""
         when = t.view(-1, 1, 1, 1)
         flow = 2 * upsample(flow) + out[:, :4] * self._pace(when)
         blend = torch.sigmoid(out[:, 4:5] + torch.log((1 - when) / when))
         warped0, warped1 = backward_warp(frame0, flow[:, :2]), backward_warp(frame1, flow[:, 2:])
-        frame = torch.lerp(warped1, warped0, blend) + out[:, 5:]
-        return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden)
+        return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend
 
     def forward(self, frame0: Tensor, frame1: Tensor, t: Tensor, gate: Gate | None = None) -> Interpolation:
         """All steps for one batch of pairs: see ``encode``, ``match``, ``coarse`` and ``interpolate``."""

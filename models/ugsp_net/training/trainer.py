@@ -1,8 +1,7 @@
-"""The training loop: an unpruned network that learns how sure it is, then a pruned one that follows its labels.
+"""The training loop: an unpruned network that learns where it is needed, and a pruned one that follows its labels.
 
-Both of the paper's phases (section 3.4) in one run. Throughout, the unpruned branch learns to interpolate, an
-uncertainty head learns the size of its error, and the mask heads learn which blocks are uncertain; past
-``prune_from`` a pruned branch with sampled masks is trained beside it.
+Both of the paper's phases (section 3.4) in one run. Throughout, the unpruned branch learns to interpolate and the mask
+heads learn which blocks to compute; past ``prune_from`` a pruned branch with sampled masks is trained beside it.
 """
 
 from __future__ import annotations
@@ -22,15 +21,13 @@ from torch.utils.data import DataLoader
 
 from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory
-from ugsp_net.config import STRIDES, NetConfig
+from ugsp_net.config import NetConfig
 from ugsp_net.masks import Gate, gumbel_gate
 from ugsp_net.network import UGSP, Encoding, Interpolation, LevelState, channels_last
 from ugsp_net.training import losses
 from ugsp_net.training.clips import ClipBank
 from ugsp_net.training.data import Batch, Batches, BatchPlan
-
-SMALLEST_ERROR = 0.5 / 255
-"""A crop whose mean error is less than half an 8-bit step counts as having that."""
+from ugsp_net.training.labels import Labels, make_labeller
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,17 @@ class TrainConfig:
     """Share of the schedule from which the pruned branch is trained."""
     prune_share: float = 0.5
     """Share of every batch that also goes through the pruned branch."""
+    labels: str = "error"
+    """What the mask labels follow: ``error``, what skipping a block would cost, or ``uncertainty``, as in the paper."""
+    compute: float = 0.65
+    """Labels by error: mean share of the prunable work to keep, on real crops. Clips move less than the crops that are
+    trained on, so more is skipped there."""
     density: tuple[float, float, float] = (0.70, 0.55, 0.45)
-    """Mean share of blocks to compute at strides 8, 4, 2. The uncertainty threshold follows from it: U has no natural
-    scale to cut at, and the share is what the cost depends on. Clips move less than the crops that are trained on, so
-    more is skipped there."""
-    relative: float = 0.5
-    """How far a block's uncertainty is measured by its crop's own: 0 not at all, 1 wholly. What is lost in dB by
-    skipping a block depends on the error that the rest of the picture has anyway; a gate, though, sees no more than its
+    """Labels by uncertainty: mean share of blocks to compute at strides 8, 4, 2. The threshold follows from it: U has
+    no natural scale to cut at, and the share is what the cost depends on."""
+    relative: float = 0.7
+    """How far a block's error is measured by its crop's own: 0 not at all, 1 wholly. What is lost in dB by skipping a
+    block depends on the error that the rest of the picture has anyway; a gate, though, sees no more than its
     surroundings."""
     flow_weight: float = 0.02
     """Weight of flow supervision at first, per pixel of error; it falls to a tenth over the schedule."""
@@ -75,20 +76,6 @@ class TrainConfig:
     """Weight of the unpruned branch beside the pruned one."""
     temperature_last: float = 0.4
     """The Gumbel temperature falls from 1 to this while the pruned branch is trained."""
-
-
-class UncertaintyHead(nn.Module):
-    """Per-pixel log scale U of the unpruned network's error; used in training only (paper, section 3.2)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.enlarge = nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1)
-        nn.init.constant_(self.enlarge.bias, -4.0)  # type: ignore[arg-type]
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[B, width, H / 2, W / 2] -> U, [B, 1, H, W] fp32."""
-        weight, bias = self.enlarge.weight, self.enlarge.bias
-        return F.conv_transpose2d(F.relu(hidden.float()), weight, bias, stride=2, padding=1).clamp(-8, 1)
 
 
 class Trainer:
@@ -102,18 +89,18 @@ class Trainer:
         self.folder = folder
         self.device = device
         self.net = channels_last(UGSP(config.net).to(device))
-        self.head = UncertaintyHead(config.net.widths[0]).to(device)
         self.averaged = channels_last(UGSP(config.net).to(device))
         self.averaged.load_state_dict(self.net.state_dict())
         self.averaged.requires_grad_(False)
-        self.parameters = [*self.net.parameters(), *self.head.parameters()]
+        labeller = make_labeller(config.labels, config.net, config.compute, config.density, config.relative)
+        self.labeller = labeller.to(device)
+        self.parameters = [*self.net.parameters(), *self.labeller.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.step = 0
         self.samples = 0
         self.seconds = 0.0
-        self.thresholds = torch.zeros(len(config.density), device=device)
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -224,37 +211,29 @@ class Trainer:
                 above = LevelState(coarse.flow[some], coarse.feature[some])
                 gate = self._gate()
                 pruned = net.interpolate(frame0[some], frame1[some], parts0, parts1, above, t[some], gate)
-        error = (full.frame - truth).abs().mean(1, keepdim=True).detach()
-        log_scale = self.head(full.hidden.detach())
-        labels = self._labels(log_scale.detach(), batch.real.to(device))
+            labels: Labels = self.labeller(net, full, frame0, truth, frame1, t, batch.real.to(device))
         flow_weight = config.flow_weight * (1 - 0.9 * self.progress)
         parts = {
             "reconstruction": self._reconstruction(full, truth),
             "flow": flow_weight * self._flow(full, flow, trust),
-            "uncertainty": 0.01 * losses.uncertainty_loss(error, log_scale),
-            "label": config.label_weight * self._label(full.logits, labels),
+            "uncertainty": labels.loss,
+            "label": config.label_weight * self._label(full.logits, labels, slice(None)),
         }
         values = {"psnr": float(losses.psnr(full.frame.detach().clamp(0, 1), truth).mean())}
         if pruned is not None:
             parts["reconstruction"] = config.auxiliary_weight * parts["reconstruction"]
             parts["pruned"] = self._reconstruction(pruned, truth[some])
             parts["contrast"] = config.contrast_weight * self._contrast(pruned, full, some)
-            parts["label"] = parts["label"] + config.label_weight * self._label(
-                pruned.logits, [label[some] for label in labels]
-            )
-            parts["sparsity"] = config.sparsity_weight * self._sparsity(pruned, batch.real[some])
+            parts["label"] = parts["label"] + config.label_weight * self._label(pruned.logits, labels, some)
+            parts["sparsity"] = config.sparsity_weight * self._sparsity(pruned, batch.real[some], labels.density)
             values["loss_of_psnr"] = float(
                 (
                     losses.psnr(full.frame[some].detach(), truth[some])
                     - losses.psnr(pruned.frame.detach(), truth[some])
                 ).mean()
             )
-        # What inference would compute: nested hard masks, on real clips.
-        active = torch.ones_like(full.logits[0])
-        for stride, logits in zip((8, 4, 2), full.logits, strict=True):
-            active = active * (logits.detach() > 0)
-            if batch.real.any():
-                values[f"active_{stride}"] = float(active[batch.real].mean())
+        for stride, share in zip((8, 4, 2), labels.density.tolist(), strict=True):
+            values[f"density_{stride}"] = share
         values |= {name: float(part.detach()) for name, part in parts.items()}
         total: Tensor = sum(parts.values(), start=full.frame.new_zeros(()))
         return total, values
@@ -280,35 +259,18 @@ class Trainer:
         distances = [losses.census(ours.feature, theirs.feature[some].detach()) for ours, theirs in pairs]
         return torch.stack(distances).sum()
 
-    def _sparsity(self, pruned: Interpolation, real: Tensor) -> Tensor:
+    def _sparsity(self, pruned: Interpolation, real: Tensor, density: Tensor) -> Tensor:
         """How far each level's mean density on real crops is from its target (paper, eq. 8)."""
         if not real.any():
             return pruned.frame.new_zeros(())
-        pairs = zip(pruned.masks, self.config.density, strict=True)
+        pairs = zip(pruned.masks, density, strict=True)
         return torch.stack([(mask[real].mean() - share).abs() for mask, share in pairs]).sum()
 
-    def _labels(self, log_scale: Tensor, real: Tensor) -> list[Tensor]:
-        """Blocks to compute, 0 or 1, per pruned level: where the mean of the error's scale is above the threshold.
-
-        The threshold of a level is the running quantile that leaves its density of the real crops' blocks.
-        """
-        labels = []
-        scale = log_scale.exp()
-        for index, share in enumerate(self.config.density):
-            stride = self.config.net.grid_stride(len(STRIDES) - 2 - index)
-            score = F.avg_pool2d(scale, stride)  # [B, 1, rows, columns]
-            around = score.mean((2, 3), keepdim=True).clamp(min=SMALLEST_ERROR)
-            score = score / around**self.config.relative
-            chosen = score[real] if real.any() else score
-            quantile = torch.quantile(chosen.flatten(), 1 - share)
-            momentum = 0.01 if self.step > 100 else 1.0
-            self.thresholds[index] += momentum * (quantile - self.thresholds[index])
-            labels.append((score > self.thresholds[index]).float())
-        return labels
-
-    def _label(self, logits: tuple[Tensor, ...], labels: list[Tensor]) -> Tensor:
-        pairs = zip(logits, labels, strict=True)
-        return torch.stack([F.binary_cross_entropy_with_logits(values, label) for values, label in pairs]).sum()
+    def _label(self, logits: tuple[Tensor, ...], labels: Labels, some: slice) -> Tensor:
+        rows = zip(logits, labels.keep, labels.weight, strict=True)
+        return torch.stack(
+            [F.binary_cross_entropy_with_logits(values, keep[some], weight[some]) for values, keep, weight in rows]
+        ).sum()
 
     def save(self) -> None:
         """Write ``last.pt`` (everything, to go on from) and ``last.safetensors`` (the averaged weights)."""
@@ -316,9 +278,8 @@ class Trainer:
             "config": asdict(self.config),
             "net": self.net.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "head": self.head.state_dict(),
+            "labeller": self.labeller.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "thresholds": self.thresholds,
             "step": self.step,
             "samples": self.samples,
             "seconds": self.seconds,
@@ -334,9 +295,8 @@ class Trainer:
         state = torch.load(self.folder / "last.pt", map_location=self.device, weights_only=True)
         self.net.load_state_dict(state["net"])
         self.averaged.load_state_dict(state["averaged"])
-        self.head.load_state_dict(state["head"])
+        self.labeller.load_state_dict(state["labeller"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.thresholds = state["thresholds"]
         self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
         torch.set_rng_state(state["rng"].cpu())
 

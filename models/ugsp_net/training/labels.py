@@ -1,0 +1,163 @@
+"""Which blocks a mask should keep: labels made on the fly from the unpruned branch (paper, section 3.2 and 3.3).
+
+A labeller is a module, because it may learn and has state that a resumed run needs. Called with the network, what its
+unpruned branch made, the frames [B, 3, H, W] in [0, 1] at 0, t and 1, the instants [B] and which samples are real [B],
+it returns ``Labels``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ugsp_net.config import NetConfig
+from ugsp_net.cost import PRUNED, network_cost
+from ugsp_net.masks import enlarge
+from ugsp_net.network import UGSP, Interpolation
+from ugsp_net.training import losses
+
+SMALLEST_ERROR = 0.5 / 255
+"""A crop whose error is less than half an 8-bit step counts as having that."""
+
+HEAVIEST = 10.0
+"""A block's label weighs at most so many times the mean: a few blocks of great error must not drown the others."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the masks should be."""
+
+    keep: list[Tensor]
+    """One per pruned level, coarse to fine: [B, 1, rows, columns] of 0 and 1."""
+    weight: list[Tensor]
+    """How much a wrong mask matters there, about 1 in the mean; the same shapes."""
+    density: Tensor
+    """[3]: the mean share of active blocks that masks should have on real clips."""
+    loss: Tensor
+    """The labeller's own; a scalar."""
+
+
+class ErrorLabels(nn.Module):
+    """Blocks whose computing takes away more error than it costs.
+
+    The levels' shortcuts show, without a convolution, the frame that is left when a block stops after each level. Each
+    block gets the stop that minimises its squared error plus ``price`` times its MACs, the error being measured by its
+    crop's. A label weighs as much as is at stake: a gate cannot foresee a single block's error, and learns the sign of
+    what it is worth in the mean. The price follows what the gates keep, to the wanted mean share of the prunable work.
+    The paper labels by the uncertainty of the finished frame, which is low, too, where the finer levels have just put
+    things right: there it lost 0.5 dB on a clip of which it skipped 23 %.
+    """
+
+    price: Tensor
+
+    def __init__(self, config: NetConfig, compute: float, relative: float) -> None:
+        super().__init__()
+        self.config = config
+        self.compute = compute
+        self.relative = relative
+        macs = network_cost(config, 16 * config.alignment, 16 * config.alignment).prunable
+        steps = torch.tensor([0.0, *macs]).cumsum(0)
+        self.costs = [float(value / steps[-1]) for value in steps]
+        """Share of the prunable work that is done when a block stops after none, one, two or all levels."""
+        self.register_buffer("price", torch.tensor(0.05))
+
+    @torch.no_grad()
+    def forward(
+        self, net: UGSP, full: Interpolation, frame0: Tensor, truth: Tensor, frame1: Tensor, t: Tensor, real: Tensor
+    ) -> Labels:
+        """See the module."""
+        stride = max(self.config.grid_stride(level) for level in PRUNED)
+        frames = [net.shortcut(frame0, frame1, state, t) for state in full.states]
+        errors = [F.avg_pool2d((made - truth).square().mean(1, keepdim=True), stride) for made in (*frames, full.frame)]
+        around = errors[-1].mean((2, 3), keepdim=True).clamp(min=SMALLEST_ERROR**2)
+        scale = around**self.relative
+        totals = [error / scale + self.price * cost for error, cost in zip(errors, self.costs, strict=True)]
+        total = torch.cat(totals, dim=1)  # [B, 4, rows, columns]: of stopping after none, one, two, all levels
+        keep, weight = [], []
+        for index, level in enumerate(PRUNED):
+            gain = total[:, : index + 1].amin(1, keepdim=True) - total[:, index + 1 :].amin(1, keepdim=True)
+            stake = gain.abs() / gain.abs().mean().clamp(min=1e-12)
+            factor = stride // self.config.grid_stride(level)
+            keep.append(enlarge((gain > 0).float(), factor))
+            weight.append(enlarge(stake.clamp(max=HEAVIEST), factor))
+        density = self._density(full, real)
+        if real.any():
+            shares = torch.tensor(self.costs, device=total.device).diff()
+            self.price.mul_(torch.exp(0.03 * ((shares * density).sum() - self.compute))).clamp_(1e-6, 1e3)
+        return Labels(keep, weight, density, total.new_zeros(()))
+
+    @staticmethod
+    def _density(full: Interpolation, real: Tensor) -> Tensor:
+        """What the gates keep at inference: nested hard masks, mean over real crops, [3]."""
+        shares = []
+        active: Tensor | None = None
+        for logits in full.logits:
+            mask = (logits > 0).float()
+            if active is not None:
+                mask = mask * enlarge(active, mask.shape[-1] // active.shape[-1])
+            active = mask
+            shares.append((mask[real] if real.any() else mask).mean())
+        return torch.stack(shares)
+
+
+class UncertaintyLabels(nn.Module):
+    """Blocks whose error the unpruned branch expects to be large (paper, section 3.2).
+
+    A head on the last level's output learns the per-pixel log scale U of the error from ``exp(-U) |error| + 2 U``. The
+    error is detached: trained through that loss, the network would care least for the pixels that PSNR counts most.
+    """
+
+    density: Tensor
+    thresholds: Tensor
+
+    def __init__(self, config: NetConfig, density: tuple[float, ...], relative: float) -> None:
+        super().__init__()
+        self.config = config
+        self.relative = relative
+        self.enlarge = nn.ConvTranspose2d(config.widths[0], 1, 4, stride=2, padding=1)
+        assert self.enlarge.bias is not None
+        nn.init.constant_(self.enlarge.bias, -4.0)
+        self.register_buffer("density", torch.tensor(density))
+        self.register_buffer("thresholds", torch.full((len(density),), -1.0))
+
+    def forward(
+        self, net: UGSP, full: Interpolation, frame0: Tensor, truth: Tensor, frame1: Tensor, t: Tensor, real: Tensor
+    ) -> Labels:
+        """See the module."""
+        error = (full.frame.detach() - truth).abs().mean(1, keepdim=True)
+        log_scale = self.enlarge(F.relu(full.hidden.detach().float())).float().clamp(-8, 1)  # [B, 1, H, W]
+        loss = 0.01 * losses.uncertainty_loss(error, log_scale)
+        keep = self.cut(log_scale.detach(), real)
+        return Labels(keep, [torch.ones_like(label) for label in keep], self.density, loss)
+
+    @torch.no_grad()
+    def cut(self, log_scale: Tensor, real: Tensor) -> list[Tensor]:
+        """Labels from U [B, 1, H, W]: 1 where a block's mean error scale is above the level's threshold.
+
+        The threshold is the running quantile that leaves the level's density of the real crops' blocks.
+        """
+        labels = []
+        scale = log_scale.exp()
+        for index, level in enumerate(PRUNED):
+            score = F.avg_pool2d(scale, self.config.grid_stride(level))  # [B, 1, rows, columns]
+            score = score / score.mean((2, 3), keepdim=True).clamp(min=SMALLEST_ERROR) ** self.relative
+            chosen = score[real] if real.any() else score
+            quantile = torch.quantile(chosen.flatten(), 1 - float(self.density[index]))
+            threshold = self.thresholds[index]
+            threshold.copy_(quantile if threshold < 0 else threshold + 0.02 * (quantile - threshold))
+            labels.append((score > threshold).float())
+        return labels
+
+
+def make_labeller(
+    kind: str, config: NetConfig, compute: float, density: tuple[float, ...], relative: float
+) -> ErrorLabels | UncertaintyLabels:
+    """``error`` or ``uncertainty``; raises ValueError for another word."""
+    if kind == "error":
+        return ErrorLabels(config, compute, relative)
+    if kind == "uncertainty":
+        return UncertaintyLabels(config, density, relative)
+    raise ValueError(f"labels must be error or uncertainty, not {kind!r}")

@@ -1,0 +1,62 @@
+"""`ugsp train`: from a folder of videos to weights that load, and what it says when something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.clips import Clip, make_clip
+from ugsp_cli.cli import cli
+from ugsp_net import checkpoint
+
+
+def run(*arguments: str | Path | int) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["train", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    make_clip(folder / "a.mp4", Clip(8, size=(96, 80)))
+    return folder
+
+
+def test_a_run_gives_weights_and_goes_on(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    common = ("--data", clips, "-o", out, "--no-teacher", "--size", 64, "--batch", 2)
+    code, output = run(*common, "--steps", 2)
+    assert code == 0, output
+    assert checkpoint.load(out / "last.safetensors").provenance["samples"] == 4
+    code, output = run(*common, "--steps", 3, "--resume")
+    assert code == 0, output
+    assert checkpoint.load(out / "last.safetensors").provenance["samples"] == 6
+    code, output = run(*common, "--steps", 1, "--from", out / "last.safetensors")
+    assert code == 0, output
+    assert checkpoint.load(out / "last.safetensors").provenance["samples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--minutes", 1, "--steps", 1), "either --minutes or --steps"),
+        ((), "either --minutes or --steps"),
+        (("--steps", 1, "--size", 100), "multiple of 16"),
+        (("--steps", 1, "--resume"), "no run to resume"),
+        (("--steps", 1, "--from", "nothing"), "no weights called 'nothing'"),
+        (("--steps", 1, "--device", "tpu"), "no device called 'tpu'"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments: tuple[str | int, ...], message: str, clips: Path, tmp_path: Path) -> None:
+    code, output = run("--data", clips, "-o", tmp_path / "run", *map(str, arguments))
+    assert code == 2
+    assert message in output
+
+
+def test_a_folder_without_videos(tmp_path: Path) -> None:
+    code, output = run("--data", tmp_path, "-o", tmp_path / "run", "--steps", 1)
+    assert code == 2
+    assert "no clips in" in output
