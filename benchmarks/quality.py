@@ -31,6 +31,7 @@ from rich.table import Table
 from ugsp_cli.colour import planes_to_rgb
 from ugsp_cli.decode import Frame, FrameReader
 from ugsp_cli.engine import EngineOptions, Interpolator, Request
+from ugsp_net.metrics import psnr
 
 Picture = NDArray[np.uint8]
 CPU = torch.device("cpu")
@@ -62,11 +63,6 @@ def picture(planes: tuple[NDArray[Any], ...], like: Frame) -> Picture:
     """8-bit RGB [H, W, 3]."""
     rgb = planes_to_rgb(planes, like.layout, like.colour, CPU)[0]
     return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def psnr(first: Picture, second: Picture) -> float:
-    error = np.square(first.astype(np.float32) - second.astype(np.float32)).mean()
-    return float(10 * np.log10(255 * 255 / max(error, 1e-6)))
 
 
 def tasks(folder: Path, protocol: str, names: list[str]) -> Iterator[Task]:

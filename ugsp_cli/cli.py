@@ -15,6 +15,7 @@ import click
 
 from ugsp_cli import __version__
 from ugsp_cli.errors import ExitCode, OutputError, UgspError
+from ugsp_cli.evaluate import evaluate
 from ugsp_cli.options import (
     EncodeChoice,
     NetworkChoice,
@@ -318,6 +319,7 @@ def demo(folder: Path, network: NetworkChoice, talk: Talk) -> None:
 
 
 cli.add_command(train)
+cli.add_command(evaluate)
 
 
 @dataclass(frozen=True)

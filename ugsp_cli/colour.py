@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_cli.media import ColourTags, PixelLayout
+from ugsp_cli.pixels import RGB
 
 __all__ = ["planes_to_rgb", "rgb_to_planes"]
 
@@ -49,6 +50,9 @@ def planes_to_rgb(
     """Planes of one frame -> [1, 3, H, W] fp32 RGB on the device; nominally [0, 1], never clipped."""
     height, width = planes[0].shape
     values = [torch.from_numpy(np.ascontiguousarray(plane)).to(device).float() for plane in planes]
+    if layout == RGB:
+        g, b, r = values
+        return torch.stack((r, g, b))[None] / 255
     luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
     y = (values[0] - luma_zero) / luma_reach
     if layout.planes == 1:
@@ -68,6 +72,8 @@ def planes_to_rgb(
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> tuple[np.ndarray, ...]:
     """[1, 3, H, W] fp32 RGB -> planes of one frame: inverse of ``planes_to_rgb``, rounded to the nearest value."""
     r, g, b = rgb[0].float().unbind(0)
+    if layout == RGB:
+        return tuple((plane * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy() for plane in (g, b, r))
     height, width = r.shape
     red, blue = _luma_weights(colour.matrix, height)
     luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)

@@ -8,7 +8,7 @@ from math import log2
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
-__all__ = ["ColourTags", "PixelLayout", "colour_of", "layout_of", "stored_as_rgb"]
+__all__ = ["RGB", "ColourTags", "PixelLayout", "colour_of", "layout_of", "stored_as_rgb"]
 
 RANGE_LIMITED, RANGE_FULL = 1, 2
 MATRIX_BT709 = 1
@@ -30,7 +30,7 @@ class ColourTags:
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """A planar YUV or grey pixel format, the only kind that frames carry."""
+    """A planar YUV or grey pixel format, the only kind that a video's frames carry; still pictures carry ``RGB``."""
 
     name: str
     """FFmpeg's name, for example yuv420p, yuv422p10le, gray."""
@@ -48,6 +48,10 @@ class PixelLayout:
         if plane == 0:
             return height, width
         return -(-height >> self.chroma_y), -(-width >> self.chroma_x)
+
+
+RGB = PixelLayout("gbrp", 8, 0, 0, 3)
+"""Planes of green, blue and red, each 0 to 255."""
 
 
 def colour_of(frame: VideoFrame) -> ColourTags:
