@@ -21,9 +21,9 @@ from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
-from ugsp_net.masks import Gate, hard_gate, keep_gate
+from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate
 from ugsp_net.network import Encoding, channels_last
-from ugsp_net.sparse import BACKENDS, performed_share
+from ugsp_net.sparse import BACKENDS, performed_share, why_not
 
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
 
@@ -47,7 +47,7 @@ class EngineOptions:
     batch_size: int | str = "auto"
     """Frames made at once."""
     backend: str = "auto"
-    """How pruned levels run: auto, reference or tiles."""
+    """How pruned levels run: auto (tiles), reference, tiles or triton."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Made:
     """The prunable work alone, at strides 8, 4, 2."""
     level_performed_macs: tuple[int, ...]
     """The prunable work that was done."""
+    masks: np.ndarray | None = None
+    """[3, H, W] bool: the pixels in blocks that the masks left at strides 8, 4, 2; only where it was asked for."""
 
 
 @dataclass
@@ -94,17 +96,14 @@ class Interpolator:
         weights = load_weights(options.weights)
         device = torch.device(resolve_device(options.device))
         precision = _resolve_precision(options.precision, device)
-        if options.backend not in ("auto", *BACKENDS):
-            raise UsageError(f"no backend called {options.backend!r}", f"Use auto or one of {', '.join(BACKENDS)}.")
+        backend = _resolve_backend(options.backend, device)
         keep_freed_memory()
         self.model_name = weights.net.config.name
         self.weights_sha256 = weights.sha256
         self.parameters = sum(parameter.numel() for parameter in weights.net.parameters())
         self.device = str(device)
         self.precision = precision
-        self.backend = "tiles" if options.backend == "auto" else options.backend
-        if not options.pruning:
-            self.backend = "dense"
+        self.backend = backend if options.pruning else "dense"
         self.strides = tuple(STRIDES[index] for index in PRUNED)
         self._auto_batch = options.batch_size == "auto"
         self.batch_size = 1 if self._auto_batch else int(options.batch_size)
@@ -122,8 +121,8 @@ class Interpolator:
         self._cost = None
 
     @torch.inference_mode()
-    def interpolate(self, requests: Sequence[Request]) -> list[Made]:
-        """Make frames, in the order asked for. All frames have one size.
+    def interpolate(self, requests: Sequence[Request], masks: bool = False) -> list[Made]:
+        """Make frames, in the order asked for. All frames have one size. masks: whether to hand out the masks too.
 
         Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
         """
@@ -131,10 +130,10 @@ class Interpolator:
             self.batch_size = _batch_for(requests[0].left, self._device)
         made: list[Made] = []
         for start in range(0, len(requests), self.batch_size):
-            made.extend(self._batch(requests[start : start + self.batch_size]))
+            made.extend(self._batch(requests[start : start + self.batch_size], masks))
         return made
 
-    def _batch(self, requests: Sequence[Request]) -> list[Made]:
+    def _batch(self, requests: Sequence[Request], masks: bool) -> list[Made]:
         net = self._net
         height, width = requests[0].left.planes[0].shape
         spent = []
@@ -189,9 +188,18 @@ class Interpolator:
                     level_performed_macs=tuple(
                         round(share * macs) for share, macs in zip(done, cost.prunable, strict=True)
                     ),
+                    masks=self._pixel_masks([mask[index] for mask in out.masks], height, width) if masks else None,
                 )
             )
         return made
+
+    def _pixel_masks(self, masks: list[Tensor], height: int, width: int) -> np.ndarray:
+        """One frame's masks [1, rows, columns], coarse to fine, as ``Made`` has them."""
+        if not masks:
+            return np.ones((len(PRUNED), height, width), np.bool_)
+        sides = [self._net.config.grid_stride(level) for level in PRUNED]
+        whole = [enlarge(mask[None], side)[0, 0] for mask, side in zip(masks, sides, strict=True)]
+        return torch.stack([mask[:height, :width] for mask in whole]).bool().cpu().numpy()
 
     def _source(self, frame: Frame) -> bool:
         """Have a frame's encoding at hand; True when it had to be computed."""
@@ -252,6 +260,18 @@ def _resolve_precision(text: str, device: torch.device) -> str:
         raise UsageError(f"no precision called {text!r}", f"Use auto, {', '.join(PRECISIONS)}.")
     if text == "fp16" and device.type == "cpu":
         raise UsageError("fp16 does not run on the CPU", "Use --precision bf16 or fp32.")
+    return text
+
+
+def _resolve_backend(text: str, device: torch.device) -> str:
+    if text == "auto":
+        # Not yet triton on CUDA: its kernels equal the reference under the interpreter, but no card has run them.
+        return "tiles"
+    if text not in BACKENDS:
+        raise UsageError(f"no backend called {text!r}", f"Use auto or one of {', '.join(BACKENDS)}.")
+    reason = why_not(text, device)
+    if reason is not None:
+        raise UsageError(f"the {text} backend cannot run on {device}: {reason}", "Use the backend auto.")
     return text
 
 

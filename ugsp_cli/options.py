@@ -109,6 +109,7 @@ class NetworkChoice:
     pruning: bool
     keep: str | float
     batch_size: str | int
+    backend: str
 
     def engine_options(self) -> EngineOptions:
         """The same for the engine."""
@@ -121,6 +122,7 @@ class NetworkChoice:
             pruning=self.pruning,
             keep=self.keep,
             batch_size=self.batch_size,
+            backend=self.backend,
         )
 
     def load(self) -> Interpolator:
@@ -232,6 +234,13 @@ def network_options() -> Decorator:
                 default="auto",
                 metavar="auto|N",
                 help="Frames that are computed at once; more need more memory.",
+            ),
+            click.option(
+                "--backend",
+                type=click.Choice(["auto", "reference", "tiles", "triton"]),
+                default="auto",
+                help="How skipping is done. auto: tiles. reference computes everything and masks it; triton needs an "
+                "NVIDIA card.",
             ),
         ],
     )

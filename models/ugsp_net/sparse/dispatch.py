@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ugsp_net.blocks import Level
 from ugsp_net.sparse.reference import run_reference
 from ugsp_net.sparse.tiles import computed_share, run_tiles
+from ugsp_net.sparse.triton_level import run_level_triton, why_not_triton
 
-BACKENDS = ("reference", "tiles")
-"""``reference``: every position, then times the mask (the truth, and differentiable). ``tiles``: active blocks only."""
+BACKENDS = ("reference", "tiles", "triton")
+"""``reference``: every position, then times the mask (the truth, and differentiable). ``tiles``: active blocks only, in
+plain torch. ``triton``: active blocks only, in kernels for CUDA devices."""
+
+
+def why_not(backend: str, device: torch.device | str) -> str | None:
+    """Why a backend cannot run on a device, in words for the user; None where it can."""
+    return why_not_triton(torch.device(device)) if backend == "triton" else None
 
 
 def run_level(level: Level, x: Tensor, mask: Tensor | None, backend: str) -> Tensor:
@@ -17,12 +25,17 @@ def run_level(level: Level, x: Tensor, mask: Tensor | None, backend: str) -> Ten
 
     x: [B, inputs, H, W]; mask: [B, 1, rows, columns] fp32, each entry a block of H / rows x W / columns positions, or
     None to compute everything. The type is that of x, or fp32 while gradients are recorded. Raises ValueError for an
-    unknown backend.
+    unknown backend, and for one that cannot run on x's device.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    reason = why_not(backend, x.device)
+    if reason is not None:
+        raise ValueError(f"the {backend} backend cannot run: {reason}")
     if mask is None or backend == "reference":
         return run_reference(level, x, mask)
+    if backend == "triton":
+        return run_level_triton(level, x, mask)
     return run_tiles(level, x, mask)
 
 
@@ -30,4 +43,6 @@ def performed_share(mask: Tensor, height: int, width: int, backend: str) -> Tens
     """Share of a level's positions that a backend computes for a mask, per picture, [B]: what statistics count."""
     if backend == "tiles":
         return computed_share(mask, height, width)
+    if backend == "triton":
+        return mask.flatten(1).mean(1)
     return mask.new_ones(mask.shape[0])
