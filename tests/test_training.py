@@ -15,7 +15,7 @@ from ugsp_net.masks import hard_gate
 from ugsp_net.training import losses, synthetic
 from ugsp_net.training.clips import ClipBank, Shot, open_bank
 from ugsp_net.training.data import Batches, BatchPlan
-from ugsp_net.training.labels import ErrorLabels, UncertaintyLabels
+from ugsp_net.training.labels import ChangeLabels, UncertaintyLabels
 from ugsp_net.training.trainer import TrainConfig, Trainer
 from ugsp_net.warp import backward_warp
 
@@ -162,32 +162,37 @@ def test_labels_follow_the_uncertainty() -> None:
     assert all(bool((label[:, :, :2, :2] == 1).all()) for label in labels)
 
 
-def test_labels_keep_the_blocks_that_need_their_levels() -> None:
-    """The truth is the full frame on the left and the coarse shortcut on the right: there, nothing is worth doing."""
+def test_labels_keep_the_blocks_that_the_levels_change() -> None:
     net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.5])
     full = net(frames[:1], frames[1:], t)
-    coarse = net.shortcut(frames[:1], frames[1:], full.states[0], t)
-    truth = torch.cat((full.frame[..., :32], coarse[..., 32:]), dim=-1)
-    labeller = ErrorLabels(SMALL, compute=0.5, relative=0.0)
-    labeller.price.fill_(1e-9)
-    labels = labeller(net, full, frames[:1], truth, frames[1:], t, torch.tensor([True]))
-    for keep, weight in zip(labels.keep, labels.weight, strict=True):
-        assert torch.equal(keep[0, 0, :, :2], torch.ones(4, 2))
-        assert torch.equal(keep[0, 0, :, 2:], torch.zeros(4, 2))
-        assert float(weight.mean()) == pytest.approx(1, abs=0.3)
+    truth, real = full.frame + 0.01, torch.tensor([True])
+    labeller = ChangeLabels(SMALL, compute=0.5, relative=0.0)
+    missed = [
+        torch.nn.functional.avg_pool2d(
+            (net.shortcut(frames[:1], frames[1:], state, t) - full.frame).square().mean(1, keepdim=True), 16
+        )
+        for state in full.states
+    ]
+    price = float(missed[2].median()) / (labeller.costs[3] - labeller.costs[2])
+    labeller.price.fill_(price)
+    labels = labeller(net, full, frames[:1], truth, frames[1:], t, real)
+    # A block is kept to the end exactly where that is the cheapest of its four stops.
+    totals = [change + price * cost for change, cost in zip([*missed, 0 * missed[0]], labeller.costs, strict=True)]
+    best = torch.stack([total.expand(1, 1, 4, 4) for total in totals]).argmin(0)
+    for index, keep in enumerate(labels.keep):
+        assert torch.equal(keep, (best > index).float())
+    assert 0 < float(labels.keep[2].mean()) < 1
     kept = net(frames[:1], frames[1:], t, hard_gate()).masks
     assert labels.density.tolist() == pytest.approx([float(mask.mean()) for mask in kept])
-    assert float(labels.loss) == 0
-    labeller.price.fill_(1e6)  # too dear for anything
-    labels = labeller(net, full, frames[:1], truth, frames[1:], t, torch.tensor([True]))
-    assert not any(bool(keep.any()) for keep in labels.keep)
     # The price rises while the gates keep too much, and falls while they keep too little.
-    shares = torch.tensor(labeller.costs).diff()
-    too_much = float((shares * labels.density).sum()) > labeller.compute
-    assert (float(labeller.price) > 1e6) == too_much
+    too_much = float((torch.tensor(labeller.costs).diff() * labels.density).sum()) > labeller.compute
+    assert (float(labeller.price) > price) == too_much
+    labeller.price.fill_(1e6)  # too dear for anything
+    labels = labeller(net, full, frames[:1], truth, frames[1:], t, real)
+    assert not any(bool(keep.any()) for keep in labels.keep)
 
 
-@pytest.mark.parametrize("labels", ["error", "uncertainty"])
+@pytest.mark.parametrize("labels", ["change", "uncertainty"])
 def test_both_kinds_of_labels_train_and_resume(labels: str, bank: ClipBank, tmp_path: Path) -> None:
     config = TrainConfig(net=SMALL, plan=PLAN, steps=3, prune_from=0.3, labels=labels)
     trainer = Trainer(config, bank, tmp_path / "run", torch.device("cpu"))

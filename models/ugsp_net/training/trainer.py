@@ -44,6 +44,8 @@ class TrainConfig:
     rate: float = 5e-4
     """Highest learning rate (AdamW)."""
     rate_last: float = 1e-5
+    gate_rate: float = 10.0
+    """Learning rate of the mask heads, times that of the rest: their labels move while the network learns."""
     warmup: int = 300
     """Steps of linear rise."""
     weight_decay: float = 1e-4
@@ -55,15 +57,15 @@ class TrainConfig:
     """Share of the schedule from which the pruned branch is trained."""
     prune_share: float = 0.5
     """Share of every batch that also goes through the pruned branch."""
-    labels: str = "error"
-    """What the mask labels follow: ``error``, what skipping a block would cost, or ``uncertainty``, as in the paper."""
-    compute: float = 0.65
-    """Labels by error: mean share of the prunable work to keep, on real crops. Clips move less than the crops that are
+    labels: str = "change"
+    """What the mask labels follow: ``change``, what skipping a block would change, or ``uncertainty``, as the paper."""
+    compute: float = 0.5
+    """Labels by change: mean share of the prunable work to keep, on real crops. Clips move less than the crops that are
     trained on, so more is skipped there."""
     density: tuple[float, float, float] = (0.70, 0.55, 0.45)
     """Labels by uncertainty: mean share of blocks to compute at strides 8, 4, 2. The threshold follows from it: U has
     no natural scale to cut at, and the share is what the cost depends on."""
-    relative: float = 0.7
+    relative: float = 0.8
     """How far a block's error is measured by its crop's own: 0 not at all, 1 wholly. What is lost in dB by skipping a
     block depends on the error that the rest of the picture has anyway; a gate, though, sees no more than its
     surroundings."""
@@ -94,9 +96,15 @@ class Trainer:
         self.averaged.requires_grad_(False)
         labeller = make_labeller(config.labels, config.net, config.compute, config.density, config.relative)
         self.labeller = labeller.to(device)
-        self.parameters = [*self.net.parameters(), *self.labeller.parameters()]
+        gates = list(self.net.gates.parameters())
+        known = {id(parameter) for parameter in gates}
+        others = [parameter for parameter in self.net.parameters() if id(parameter) not in known]
+        self.parameters = [*others, *self.labeller.parameters(), *gates]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+            [{"params": self.parameters[: -len(gates)], "scale": 1.0}, {"params": gates, "scale": config.gate_rate}],
+            lr=config.rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
         )
         self.step = 0
         self.samples = 0
@@ -166,7 +174,7 @@ class Trainer:
         config = self.config
         rate = self._rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         total, values = self._loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -267,10 +275,8 @@ class Trainer:
         return torch.stack([(mask[real].mean() - share).abs() for mask, share in pairs]).sum()
 
     def _label(self, logits: tuple[Tensor, ...], labels: Labels, some: slice) -> Tensor:
-        rows = zip(logits, labels.keep, labels.weight, strict=True)
-        return torch.stack(
-            [F.binary_cross_entropy_with_logits(values, keep[some], weight[some]) for values, keep, weight in rows]
-        ).sum()
+        pairs = zip(logits, labels.keep, strict=True)
+        return torch.stack([F.binary_cross_entropy_with_logits(values, keep[some]) for values, keep in pairs]).sum()
 
     def save(self) -> None:
         """Write ``last.pt`` (everything, to go on from) and ``last.safetensors`` (the averaged weights)."""
