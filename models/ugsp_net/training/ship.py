@@ -26,6 +26,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--quality", type=Path, nargs="*", default=[], help="results of benchmarks/quality.py")
     parser.add_argument("--note", help="what a reader of the header should know besides")
+    parser.add_argument(
+        "--gate-shift",
+        type=float,
+        default=0.0,
+        help="added to the bias of every mask head: above 0 more is computed (recorded in the header)",
+    )
     arguments = parser.parse_args()
     weights = checkpoint.load(arguments.run / "last.safetensors")
     provenance = dict(weights.provenance, revision=revision())
@@ -34,6 +40,11 @@ def main() -> None:
     for path in arguments.quality:
         result = json.loads(path.read_text())
         provenance[f"quality_{result['protocol']}"] = result["mean"]
+    if arguments.gate_shift:
+        provenance["gate_shift"] = arguments.gate_shift
+        for name, parameter in weights.net.gates.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(arguments.gate_shift)
     checkpoint.save(weights.net, arguments.out, provenance)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
