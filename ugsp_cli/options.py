@@ -197,7 +197,7 @@ def network_options() -> Decorator:
     fraction = click.FloatRange(0, 1)
     return _group(
         "network",
-        ["weights", "device", "precision", "pruning", "keep", "batch_size"],
+        ["weights", "device", "precision", "pruning", "keep", "batch_size", "backend"],
         NetworkChoice,
         [
             click.option(
