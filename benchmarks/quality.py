@@ -266,7 +266,6 @@ def main() -> None:
             engine = next(iter(engines.values()))
             record["model"] = {
                 "name": engine.model_name,
-                "sha256": engine.weights_sha256,
                 "precision": engine.precision,
             }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
