@@ -43,10 +43,8 @@ class ChangeLabels(nn.Module):
     times the MACs; the price follows what the gates keep, to the wanted mean share of the prunable work.
 
     For an estimate of least squared error the change that is missed is, in the mean, the error that is added; but it
-    does not depend on the truth, so a gate can foresee it. Labels by the added error itself are mostly noise to a gate:
-    it kept 0.1 of the blocks at stride 2 and lost 0.4 dB on a clip where labels by uncertainty lost 0.13 for the same
-    work. Uncertainty, the paper's choice, is low, too, where the finer levels have just put things right: 0.54 dB lost
-    on a clip of which it skipped 23 %.
+    does not depend on the truth, so a gate can foresee it. Uncertainty, the paper's choice, is low, too, where the finer
+    levels have just put things right. ARCHITECTURE.md has what was seen; the two were not compared at equal training.
     """
 
     price: Tensor
