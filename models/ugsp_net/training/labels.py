@@ -43,8 +43,9 @@ class ChangeLabels(nn.Module):
     times the MACs; the price follows what the gates keep, to the wanted mean share of the prunable work.
 
     For an estimate of least squared error the change that is missed is, in the mean, the error that is added; but it
-    does not depend on the truth, so a gate can foresee it. Uncertainty, the paper's choice, is low, too, where the finer
-    levels have just put things right. ARCHITECTURE.md has what was seen; the two were not compared at equal training.
+    does not depend on the truth, so a gate can foresee it. Uncertainty, the paper's choice, is low, too, where the
+    finer levels have just put things right. ARCHITECTURE.md has what was seen; the two were not compared at equal
+    training.
     """
 
     price: Tensor
