@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory
@@ -73,7 +73,7 @@ class TrainConfig:
     """Weight of flow supervision at first, per pixel of error; it falls to a tenth over the schedule."""
     label_weight: float = 0.02
     sparsity_weight: float = 0.02
-    contrast_weight: float = 1e-3
+    contrast_weight: float = 1e-2
     auxiliary_weight: float = 0.5
     """Weight of the unpruned branch beside the pruned one."""
     temperature_last: float = 0.4
@@ -83,13 +83,25 @@ class TrainConfig:
 class Trainer:
     """State of one run; ``run`` goes on from wherever it is."""
 
-    def __init__(self, config: TrainConfig, bank: ClipBank, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        bank: ClipBank,
+        folder: Path,
+        device: torch.device,
+        dataset: Dataset[Batch] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """dataset: batches by number, instead of those that the plan makes of the bank; clock: counts the schedule's
+        minutes, in seconds (benchmarks count processor time, which other work on the machine does not change)."""
         keep_freed_memory()
         torch.manual_seed(config.seed)
         self.config = config
         self.bank = bank
         self.folder = folder
         self.device = device
+        self.dataset = dataset or Batches(bank, config.plan, config.seed, config.steps)
+        self.clock = clock
         self.net = channels_last(UGSP(config.net).to(device))
         self.averaged = channels_last(UGSP(config.net).to(device))
         self.averaged.load_state_dict(self.net.state_dict())
@@ -100,6 +112,9 @@ class Trainer:
         known = {id(parameter) for parameter in gates}
         others = [parameter for parameter in self.net.parameters() if id(parameter) not in known]
         self.parameters = [*others, *self.labeller.parameters(), *gates]
+        modules = {"net": self.net, "labeller": self.labeller}
+        names = {id(p): f"{kind}.{name}" for kind, module in modules.items() for name, p in module.named_parameters()}
+        self.names = [names[id(parameter)] for parameter in self.parameters]
         self.optimizer = torch.optim.AdamW(
             [{"params": self.parameters[: -len(gates)], "scale": 1.0}, {"params": gates, "scale": config.gate_rate}],
             lr=config.rate,
@@ -123,17 +138,17 @@ class Trainer:
         self.net.load_state_dict(net.state_dict())
         self.averaged.load_state_dict(net.state_dict())
 
-    def run(self, log_every: int = 50, save_every_seconds: float = 180.0) -> None:
-        """Train to the end of the schedule; checkpoints and a log of JSON lines go to the folder."""
+    def run(self, until: float = 1.0, log_every: int = 50, save_every_seconds: float = 180.0) -> None:
+        """Train until that share of the schedule is done; checkpoints and a log of JSON lines go to the folder."""
         config = self.config
         batches = iter(self._loader())
         log = (self.folder / "log.jsonl").open("a")
         sums: dict[str, float] = {}
         counted, since, saved = 0, time.monotonic(), time.monotonic()
-        while self.progress < 1.0:
-            begun = time.monotonic()
+        while self.progress < until:
+            begun = self.clock()
             values = self._train_step(next(batches))
-            self.seconds += time.monotonic() - begun
+            self.seconds += self.clock() - begun
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             counted += 1
@@ -158,11 +173,9 @@ class Trainer:
         log.close()
 
     def _loader(self) -> DataLoader[Batch]:
-        steps = self.config.steps
-        dataset = Batches(self.bank, self.config.plan, self.config.seed, steps)
         order = range(self.step, 1 << 40)
         return DataLoader(
-            dataset,
+            self.dataset,
             batch_size=None,
             sampler=_Numbers(order),
             num_workers=1,
@@ -234,6 +247,8 @@ class Trainer:
             parts["contrast"] = config.contrast_weight * self._contrast(pruned, full, some)
             parts["label"] = parts["label"] + config.label_weight * self._label(pruned.logits, labels, some)
             parts["sparsity"] = config.sparsity_weight * self._sparsity(pruned, batch.real[some], labels.density)
+            for stride, mask in zip((8, 4, 2), pruned.masks, strict=True):
+                values[f"kept_{stride}"] = float(mask.detach().mean())
             values["loss_of_psnr"] = float(
                 (
                     losses.psnr(full.frame[some].detach(), truth[some])
@@ -263,8 +278,9 @@ class Trainer:
 
     def _contrast(self, pruned: Interpolation, full: Interpolation, some: slice) -> Tensor:
         """How far pruning bends the features of the pruned levels (paper, eq. 7)."""
-        pairs = zip(pruned.states[1:], full.states[1:], strict=True)
-        distances = [losses.census(ours.feature, theirs.feature[some].detach()) for ours, theirs in pairs]
+        ours, theirs = ((*(state.feature for state in made.states[1:]), made.hidden) for made in (pruned, full))
+        pairs = zip(ours, theirs, strict=True)
+        distances = [losses.census(bent, straight[some].detach()) for bent, straight in pairs]
         return torch.stack(distances).sum()
 
     def _sparsity(self, pruned: Interpolation, real: Tensor, density: Tensor) -> Tensor:
@@ -285,7 +301,7 @@ class Trainer:
             "net": self.net.state_dict(),
             "averaged": self.averaged.state_dict(),
             "labeller": self.labeller.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._optimizer_state(),
             "step": self.step,
             "samples": self.samples,
             "seconds": self.seconds,
@@ -298,13 +314,30 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from ``last.pt`` in the folder."""
-        state = torch.load(self.folder / "last.pt", map_location=self.device, weights_only=True)
+        self._load(self.folder / "last.pt")
+
+    def branch(self, folder: Path) -> None:
+        """Go on from another run's ``last.pt`` under this configuration; a labeller of another kind begins anew."""
+        self._load(folder / "last.pt")
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
         self.net.load_state_dict(state["net"])
         self.averaged.load_state_dict(state["averaged"])
-        self.labeller.load_state_dict(state["labeller"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["config"]["labels"] == self.config.labels:
+            self.labeller.load_state_dict(state["labeller"])
+        self._load_optimizer(state["optimizer"])
         self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
         torch.set_rng_state(state["rng"].cpu())
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """Moments by parameter name, so that they survive another labeller."""
+        return {self.names[index]: moments for index, moments in self.optimizer.state_dict()["state"].items()}
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        state = self.optimizer.state_dict()
+        state["state"] = {index: saved[name] for index, name in enumerate(self.names) if name in saved}
+        self.optimizer.load_state_dict(state)
 
     def provenance(self) -> dict[str, Any]:
         """What a weights file says of this run."""
