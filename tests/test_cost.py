@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,16 +11,21 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.nets import SMALL, small_net, smooth_frames
-from ugsp_net.config import NetConfig
+from ugsp_net.config import CONTEXT_CHANNELS, NetConfig
 from ugsp_net.cost import network_cost
 from ugsp_net.network import UGSP
 
 
 # The paper counts the transposed convolution at its output's positions with all 16 taps, four times what it does: an
 # output position meets 4 of them. Everything else is counted alike.
-def as_in_the_paper(width: int, height: int) -> int:
-    cost = network_cost(NetConfig.paper(), width, height)
-    return cost.triplet + 3 * 16 * NetConfig.paper().widths[0] * 8 * (width // 2) * (height // 2)
+def as_in_the_paper(width: int, height: int, variant: str = "plain") -> int:
+    config = NetConfig.paper(variant)
+    cost = network_cost(config, width, height)
+    total = cost.triplet + 3 * 16 * config.widths[0] * 8 * (width // 2) * (height // 2)
+    if config.refine:
+        for level, channels in enumerate(CONTEXT_CHANNELS):
+            total += 3 * 16 * 4 * channels * channels * (width >> level + 1) * (height >> level + 1)
+    return total
 
 
 @pytest.mark.parametrize(("width", "height", "gmacs"), [(448, 256, 31.76), (256, 256, 18.15), (640, 480, 85.07)])
@@ -32,6 +38,14 @@ def test_the_papers_share_that_is_never_pruned() -> None:
     assert (total - sum(network_cost(NetConfig.paper(), 448, 256).prunable)) / total == pytest.approx(0.123, abs=0.003)
 
 
+def test_the_refinement_costs_what_the_papers_second_table_says() -> None:
+    """Table 2, GMACs at 448x256: 19.73 refined, 15.60 plain, both pruned; the refinement itself never is."""
+    plain, refine = (as_in_the_paper(448, 256, variant) for variant in ("plain", "refine"))
+    assert (refine - plain) / 1e9 == pytest.approx(19.73 - 15.60, rel=0.02)
+    cost = network_cost(NetConfig.paper("refine"), 448, 256)
+    assert cost.performed((0, 0, 0)) - network_cost(NetConfig.paper(), 448, 256).performed((0, 0, 0)) == cost.refine
+
+
 def counted(net: UGSP, *arguments: Any) -> int:
     with FlopCounterMode(display=False) as counter:
         net(*arguments)
@@ -39,7 +53,11 @@ def counted(net: UGSP, *arguments: Any) -> int:
     return int(sum(count for op, count in flops.items() if "convolution" in str(op))) // 2
 
 
-@pytest.mark.parametrize("config", [SMALL, NetConfig.paper()], ids=["small", "paper"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, NetConfig.paper(), dataclasses.replace(SMALL, refine=True), NetConfig.paper("refine")],
+    ids=["small", "paper", "small-refine", "paper-refine"],
+)
 def test_formula_equals_the_convolutions_that_ran(config: NetConfig) -> None:
     frames = smooth_frames(2, 64, 96)
     net = small_net(config)

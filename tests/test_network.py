@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.nets import SMALL, small_net, smooth_frames
-from ugsp_net import matching
+from ugsp_net import checkpoint, matching
 from ugsp_net.config import NetConfig
 from ugsp_net.masks import fixed_gate, gumbel_gate, hard_gate, keep_gate, to_grid
 from ugsp_net.network import UGSP, Encoding
+from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp
 
 
@@ -181,3 +182,21 @@ def test_encoding_is_what_interpolate_takes() -> None:
     assert isinstance(encoding, Encoding)
     shapes = [tuple(feature.shape) for feature in encoding.features]
     assert shapes == [(1, 8, 32, 48), (1, 8, 16, 24), (1, 12, 8, 12), (1, 16, 4, 6)]
+
+
+@pytest.mark.parametrize("t", [0.1, 0.25, 0.4, 0.5, 0.75])
+def test_the_shipped_network_puts_a_moving_edge_where_it_is_at_the_instant(t: float) -> None:
+    """A bright surface slides 16 pixels over a dark one: at t = 0.25 its edge lies a quarter of the way."""
+    net = checkpoint.load().net
+    textures = smooth_frames(2, 256, 256, seed=3)
+    layers = torch.stack((0.1 + 0.25 * textures[0], 0.65 + 0.3 * textures[1]))[None]
+    opacity = torch.ones(1, 2, 1, 256, 256)
+    opacity[:, 1, :, :, :128] = 0
+    still = torch.zeros(1, 2)
+    motion = synthetic.Motion(torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0.0], [16.0, 0.0]]]), still, still)
+    frames, _ = synthetic.render(layers, opacity, motion, torch.tensor([t]), 128)
+    for gate in (None, hard_gate()):
+        made = net(frames[:, 0], frames[:, 2], torch.tensor([t]), gate).frame
+        rows = made[0].mean(0)[32:96]
+        edge = float((rows < 0.5).float().sum(1).mean())
+        assert edge == pytest.approx(64 + 16 * t, abs=0.75)

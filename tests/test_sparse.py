@@ -127,6 +127,36 @@ def test_whole_network_tiles_equal_reference(block: int, activation: str) -> Non
             torch.testing.assert_close(result.flow, expected.flow, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["nothing", "one", "corners", "some", "all"])
+@pytest.mark.parametrize(("block", "height", "width"), [(2, 48, 80), (16, 80, 48), (16, 16, 16), (32, 96, 64)])
+@pytest.mark.usefixtures("always_tiles")
+def test_the_last_level_in_tiles_equals_reference(kind: str, block: int, height: int, width: int) -> None:
+    """From its inputs to full resolution: warping, convolutions, enlargement, and the picture's border."""
+    net, frames = small_net(dataclasses.replace(SMALL, block=block)), smooth_frames(6, height, width)
+    t = torch.tensor([0.5, 0.2, 0.9])
+    grids = [(height // net.config.grid_stride(level), width // net.config.grid_stride(level)) for level in (2, 1, 0)]
+    masks = [torch.ones(3, 1, *grid) for grid in grids]
+    last = masks[2] if kind == "all" else torch.zeros(3, 1, *grids[2])
+    if kind == "one":
+        last[1, 0, -1, 0] = 1
+    elif kind == "corners":
+        last[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] = 1
+    elif kind == "some":
+        last = (torch.rand(3, 1, *grids[2]) < 0.4).float()
+    masks[2] = last
+    with torch.inference_mode():
+        first, second = net.encode(frames[:3]), net.encode(frames[3:])
+        coarse = net.coarse(first, second, net.match(first, second), t)
+        whole, tiles = (
+            net.interpolate(frames[:3], frames[3:], first, second, coarse, t, fixed_gate(masks), backend)
+            for backend in ("reference", "tiles")
+        )
+    assert tiles.hidden is None
+    torch.testing.assert_close(tiles.frame, whole.frame, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tiles.flow, whole.flow, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tiles.blend, whole.blend, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.usefixtures("always_tiles")
 def test_bf16_tiles_agree_within_bf16() -> None:
     torch.manual_seed(0)

@@ -303,7 +303,4 @@ def _batch_for(frame: Frame, device: torch.device) -> int:
 
 
 def _stack(encodings: list[Encoding]) -> Encoding:
-    if len(encodings) == 1:
-        return encodings[0]
-    levels = zip(*(encoding.features for encoding in encodings), strict=True)
-    return Encoding(tuple(torch.cat(level) for level in levels))
+    return encodings[0] if len(encodings) == 1 else Encoding.join(encodings)

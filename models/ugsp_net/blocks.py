@@ -118,7 +118,10 @@ class Synthesis(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, width, H / 2, W / 2] -> [B, 8, H, W] fp32."""
-        hidden = self.activation(hidden)
+        return self.enlarged(self.activation(hidden))
+
+    def enlarged(self, hidden: Tensor, padding: int = 1) -> Tensor:
+        """The transposed convolution alone; a padding of 3 cuts off what a halo of one position makes."""
         assert self.enlarge.bias is not None
         weight, bias = self.enlarge.weight.to(hidden.dtype), self.enlarge.bias.to(hidden.dtype)
-        return F.conv_transpose2d(hidden, weight, bias, stride=2, padding=1).float()
+        return F.conv_transpose2d(hidden, weight, bias, stride=2, padding=padding).float()

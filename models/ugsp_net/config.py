@@ -9,7 +9,13 @@ from typing import Any
 STRIDES = (2, 4, 8, 16)
 """Strides of the encoder's levels, fine to coarse, in image pixels."""
 
+CONTEXT_CHANNELS = (10, 20, 40, 80)
+"""Channels of the refinement's context encoder at the same strides (as the paper has them)."""
+
 ACTIVATIONS = ("leaky", "prelu")
+
+VARIANTS = ("plain", "distill", "refine")
+"""Of the paper's network."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class NetConfig:
     """Side of a pruning block in image pixels; a level whose stride is larger uses blocks of one position."""
     any_instant: bool = True
     """Whether the instant t is an input of every level (False: the paper's network, which knows t = 0.5 only)."""
+    refine: bool = False
+    """Whether RIFE's refinement corrects the frame (the paper's UGSP-refine), not the last level's residual alone."""
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -70,10 +78,16 @@ class NetConfig:
         return cls(**fields)
 
     @classmethod
-    def paper(cls) -> NetConfig:
-        """The network of the paper (section 3, 6.8 M parameters, 31.76 GMACs at 448x256)."""
+    def paper(cls, variant: str = "plain") -> NetConfig:
+        """The network of the paper (section 3, 6.8 M parameters, 31.76 GMACs at 448x256), or a variant of it.
+
+        ``distill`` is the same network, trained with two more losses; ``refine`` has the refinement. Raises ValueError
+        for another word.
+        """
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
         return cls(
-            name="ugsp-paper",
+            name="ugsp-paper" if variant == "plain" else f"ugsp-paper-{variant}",
             encoder_channels=(32, 48, 72, 96),
             widths=(100, 148, 220, 192),
             depths=(4, 5, 5, 5),
@@ -82,4 +96,5 @@ class NetConfig:
             activation="prelu",
             block=2,
             any_instant=False,
+            refine=variant == "refine",
         )

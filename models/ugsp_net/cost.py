@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ugsp_net.config import STRIDES, NetConfig
+from ugsp_net.config import CONTEXT_CHANNELS, STRIDES, NetConfig
 
 PRUNED = (2, 1, 0)
 """Indices into STRIDES of the levels that can be pruned, coarse to fine."""
@@ -19,7 +19,7 @@ class Cost:
     """MACs of one picture size. Pictures already have sides that are multiples of ``config.alignment``."""
 
     encode: int
-    """Encoding one frame; once for every source frame."""
+    """Encoding one frame, with the refinement's context where there is one; once for every source frame."""
     match: int
     """Correlating a pair at stride 16; once for every pair."""
     coarse: int
@@ -28,11 +28,13 @@ class Cost:
     """Per pruned level, coarse to fine: correlation, its reduction, mask head, the enlargement; never pruned."""
     prunable: tuple[int, ...]
     """Per pruned level, coarse to fine: the convolutions and projections that masks prune."""
+    refine: int
+    """The refinement's U-Net; once for every made frame, never pruned; 0 without one."""
 
     def performed(self, active: Sequence[float]) -> int:
         """MACs of one made frame (without encoding and matching) with these fractions of the blocks computed."""
         levels = sum(round(share * macs) for share, macs in zip(active, self.prunable, strict=True))
-        return self.coarse + sum(self.overhead) + levels
+        return self.coarse + sum(self.overhead) + levels + self.refine
 
     @property
     def dense(self) -> int:
@@ -53,10 +55,20 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
     def positions(level: int) -> int:
         return (width // STRIDES[level]) * (height // STRIDES[level])
 
-    encode, inputs = 0, 3
-    for level, channels in enumerate(config.encoder_channels):
-        encode += 9 * channels * (inputs + channels) * positions(level)
-        inputs = channels
+    def pyramid(widths: Sequence[int], inputs: int, beside: int = 0) -> int:
+        """Two convolutions at each stride; ``beside``: what joins each output, in multiples of its channels."""
+        macs = 0
+        for level, channels in enumerate(widths):
+            macs += 9 * channels * (inputs + channels) * positions(level)
+            inputs = channels + beside * channels
+        return macs
+
+    encode, refine = pyramid(config.encoder_channels, 3), 0
+    if config.refine:
+        encode += pyramid(CONTEXT_CHANNELS, 3)
+        refine = pyramid([2 * channels for channels in CONTEXT_CHANNELS], 17, beside=1)
+        refine += sum(16 * 4 * channels**2 * positions(level) for level, channels in enumerate(CONTEXT_CHANNELS))
+        refine += 9 * CONTEXT_CHANNELS[0] * 3 * width * height
 
     coarsest = len(STRIDES) - 1
     match = 0
@@ -90,4 +102,5 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         coarse=totals[coarsest] + extras[coarsest],
         overhead=tuple(extras[level] for level in PRUNED),
         prunable=tuple(totals[level] for level in PRUNED),
+        refine=refine,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,8 @@ from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import Gate, to_grid
-from ugsp_net.sparse import run_level
+from ugsp_net.refinement import Refinement
+from ugsp_net.sparse import SparseInputs, pays, run_last_tiles, run_level
 from ugsp_net.warp import backward_warp, upsample
 
 MEAN = 0.45
@@ -28,6 +30,27 @@ class Encoding:
 
     features: tuple[Tensor, ...]
     """[B, C_l, H / s, W / s] at strides 2, 4, 8, 16."""
+    context: tuple[Tensor, ...] = ()
+    """The same for the refinement; empty in a network without one."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Encoding:
+        """The function applied to every tensor."""
+        return Encoding(tuple(map(function, self.features)), tuple(map(function, self.context)))
+
+    def chunk(self, count: int) -> tuple[Encoding, ...]:
+        """The batch in ``count`` parts, in order, as ``torch.chunk`` divides it."""
+
+        def part(index: int) -> Encoding:
+            return self.map(lambda tensor: tensor.chunk(count)[index])
+
+        return tuple(part(index) for index in range(count))
+
+    @staticmethod
+    def join(encodings: Sequence[Encoding]) -> Encoding:
+        """One batch of several encodings of one network."""
+        features = zip(*(encoding.features for encoding in encodings), strict=True)
+        context = zip(*(encoding.context for encoding in encodings), strict=True)
+        return Encoding(tuple(map(torch.cat, features)), tuple(map(torch.cat, context)))
 
 
 @dataclass(frozen=True)
@@ -56,8 +79,10 @@ class Interpolation:
     """What the masks were made of, in the same order and shape; fp32."""
     states: tuple[LevelState, ...]
     """Strides 16, 8, 4: for losses on intermediate flow and features."""
-    hidden: Tensor
-    """[B, width, H / 2, W / 2]: the last level's output before it is enlarged."""
+    hidden: Tensor | None
+    """[B, width, H / 2, W / 2]: the last level's output before it is enlarged, for losses; None where tiles made it."""
+    unrefined: Tensor
+    """[B, 3, H, W] fp32: the frame before the refinement, as ``UGSP.shortcut`` makes it; else ``frame`` itself."""
 
 
 class UGSP(nn.Module):
@@ -92,17 +117,19 @@ class UGSP(nn.Module):
             else:
                 self.reducers.append(nn.Identity())
         self.synthesis = Synthesis(config, config.widths[0])
+        self.refinement = Refinement(config) if config.refine else None
         if config.matching_radius[-1]:
             self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
         self._initialise()
 
     def _initialise(self) -> None:
-        """He initialisation; what leaves a level starts small, so that training begins from the matched flow."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """He initialisation; what leaves a level starts small, so that training begins from the matched flow.
+
+        What leaves the refinement starts at zero: training begins from the network without it.
+        """
+        he_initialise(self)
+        if self.refinement is not None:
+            nn.init.zeros_(self.refinement.last.weight)
         with torch.no_grad():
             for index in range(1, len(self.levels)):
                 self._level(index).project.weight[:4] *= 0.1
@@ -121,8 +148,9 @@ class UGSP(nn.Module):
 
     def encode(self, frame: Tensor) -> Encoding:
         """Features of frames [B, 3, H, W], RGB in [0, 1], both sides multiples of ``config.alignment``."""
-        normalised = ((frame.float() - MEAN) * SCALE).to(self.dtype, memory_format=torch.channels_last)
-        return Encoding(tuple(self.encoder(normalised)))
+        normalised = self._normalised(frame)
+        context = () if self.refinement is None else self.refinement.encode(normalised)
+        return Encoding(tuple(self.encoder(normalised)), context)
 
     def match(self, first: Encoding, second: Encoding) -> Tensor | None:
         """The pair's correlation at stride 16, [B, D, H / 16, W / 16] fp32; it serves every instant."""
@@ -178,21 +206,34 @@ class UGSP(nn.Module):
                 mask = gate(logits, parent)
                 masks.append(mask)
             flow = 2 * upsample(above.flow)
-            inputs = self._inputs(index, first, second, above.feature, flow)
             if index > 0:
+                inputs = self._inputs(index, first, second, above.feature, flow)
                 states.append(self._step(index, inputs, flow, t, mask, backend))
-        hidden = run_level(self._level(0), self._join(inputs, flow, t), mask, backend)  # [B, width, H / 2, W / 2]
-        out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))  # [B, 8, H, W]
-        frame, flow, blend = self._render(frame0, frame1, flow, out, t)
-        return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden)
+        hidden: Tensor | None = None
+        if mask is not None and backend == "tiles" and not torch.is_grad_enabled() and pays(mask, *flow.shape[-2:]):
+            when = t if self.config.any_instant else None
+            sources = first.features[0], second.features[0], above.feature
+            sparse = SparseInputs(*sources, flow, when, self.dtype)
+            out = run_last_tiles(self._level(0), self.synthesis, sparse, mask, *flow.shape[-2:])  # [B, 8, H, W]
+        else:
+            inputs = self._inputs(0, first, second, above.feature, flow)
+            hidden = run_level(self._level(0), self._join(inputs, flow, t), mask, backend)  # [B, width, H / 2, W / 2]
+            out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
+        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t)
+        frame = unrefined
+        if self.refinement is not None:
+            pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
+            frame = unrefined + self.refinement(pictures, blend, flow, first.context, second.context)
+        return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden, unrefined)
 
     def shortcut(self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor) -> Tensor:
         """The frame that is left when every level finer than ``state`` is pruned everywhere, [B, 3, H, W] fp32.
 
         It costs no convolution: pruned levels put out their biases. What it gets wrong is what those levels are for.
+        A refinement, which no mask prunes, is left out: compare with ``Interpolation.unrefined``.
         """
         flow = state.flow
-        pace = self._pace(t.view(-1, 1, 1, 1))
+        pace = self.pace(t)
         height, width = frame0.shape[-2:]
         stride = width // flow.shape[-1]
         for index in range(STRIDES.index(stride) - 1, 0, -1):
@@ -205,22 +246,33 @@ class UGSP(nn.Module):
 
     def _render(
         self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Frame, flow and blend weight at full size from the flow at stride 2 and the last level's [B, 8, H, W]."""
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Frame, flow, blend weight and both warped frames from the flow at stride 2 and the last level's [B, 8, H, W].
+
+        The frame is the blended one with the last level's RGB residual, to which a refinement adds its own.
+        """
         when = t.view(-1, 1, 1, 1)
-        flow = 2 * upsample(flow) + out[:, :4] * self._pace(when)
+        flow = 2 * upsample(flow) + out[:, :4] * self.pace(t)
         blend = torch.sigmoid(out[:, 4:5] + torch.log((1 - when) / when))
         warped0, warped1 = backward_warp(frame0, flow[:, :2]), backward_warp(frame1, flow[:, 2:])
-        return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend
+        return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend, (warped0, warped1)
+
+    def pace(self, t: Tensor) -> Tensor:
+        """How far each flow reaches at the instants t [B], as a share of its reach at t = 0.5; [B, 4, 1, 1]."""
+        when = t.view(-1, 1, 1, 1)
+        if not self.config.any_instant:
+            return torch.ones_like(when)
+        return torch.cat((2 * when, 2 * when, 2 * (1 - when), 2 * (1 - when)), dim=1)
 
     def forward(self, frame0: Tensor, frame1: Tensor, t: Tensor, gate: Gate | None = None) -> Interpolation:
         """All steps for one batch of pairs: see ``encode``, ``match``, ``coarse`` and ``interpolate``."""
-        both = self.encode(torch.cat((frame0, frame1)))
-        count = frame0.shape[0]
-        first = Encoding(tuple(feature[:count] for feature in both.features))
-        second = Encoding(tuple(feature[count:] for feature in both.features))
+        first, second = self.encode(torch.cat((frame0, frame1))).chunk(2)
         coarse = self.coarse(first, second, self.match(first, second), t)
         return self.interpolate(frame0, frame1, first, second, coarse, t, gate)
+
+    def _normalised(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] in [0, 1] as convolutions take them, in the type of the activations."""
+        return ((pictures.float() - MEAN) * SCALE).to(self.dtype, memory_format=torch.channels_last)
 
     def _level(self, index: int) -> Level:
         level = self.levels[index]
@@ -265,19 +317,22 @@ class UGSP(nn.Module):
             start = end
         return rows.permute(0, 3, 1, 2)
 
-    def _pace(self, when: Tensor) -> Tensor:
-        """How far each flow reaches at the instant, as a share of its reach at t = 0.5; [B, 4, 1, 1]."""
-        if not self.config.any_instant:
-            return torch.ones_like(when)
-        return torch.cat((2 * when, 2 * when, 2 * (1 - when), 2 * (1 - when)), dim=1)
-
     def _step(
         self, index: int, inputs: list[Tensor], flow: Tensor, t: Tensor, mask: Tensor | None, backend: str
     ) -> LevelState:
         """Run a level that refines the flow; the coarsest one takes no flow from above."""
         coarsest = index == len(STRIDES) - 1
         out = run_level(self._level(index), self._join(inputs, None if coarsest else flow, t), mask, backend)
-        return LevelState(flow + out[:, :4].float() * self._pace(t.view(-1, 1, 1, 1)), out[:, 4:])
+        return LevelState(flow + out[:, :4].float() * self.pace(t), out[:, 4:])
+
+
+def he_initialise(root: nn.Module) -> None:
+    """He initialisation of every convolution within a module, biases zero; in place."""
+    for module in root.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def channels_last(net: UGSP) -> UGSP:

@@ -8,11 +8,13 @@ of small tiles runs at nearly the dense convolution's rate, where single gathere
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.blocks import Activation, Conv, Level
+from ugsp_net.blocks import Activation, Conv, Level, Synthesis
 from ugsp_net.masks import block_side
 from ugsp_net.sparse.reference import run_reference
 
@@ -76,15 +78,13 @@ class TileIndex:
         if count == 0:
             return
         # Filled up with the last tile, which is computed again and not read.
-        active = torch.cat((active, active[-1:].expand(-count % ROUND, 3)))
+        active = _filled_up(active)
         self.zero = active.shape[0] * side * side
         """The row of zeros in a compact buffer."""
 
         # A map of the level with a border of one position, and whatever the last tiles reach outside.
         full_height, full_width = tiles.shape[2] * side + 2, tiles.shape[3] * side + 2
-        corner = (active[:, 0] * full_height + active[:, 1] * side) * full_width + active[:, 2] * side
-        span = torch.arange(side + 2, device=device)
-        places = corner[:, None, None] + span[:, None] * full_width + span  # [N, S + 2, S + 2], into the map
+        places = self._places(active, full_height, full_width)  # [N, S + 2, S + 2], into the map
         inner = places[:, 1:-1, 1:-1].flatten()  # [N * S * S]
 
         # From places to rows of the level's dense input, and whether the block there is active.
@@ -103,15 +103,41 @@ class TileIndex:
         self.halo = compact[places].flatten()
         """[N * (S + 2)^2]: rows of a compact buffer."""
         source = dense[places].flatten()
-        self.source = source.clamp(min=0)
-        """[N * (S + 2)^2]: rows of the dense input; some outside the picture, see ``outside``."""
-        self.outside = (source < 0).nonzero()[:, 0]
-        """Entries of ``source`` that must read as zero."""
+        # Halos overlap: what several tiles read is numbered once.
+        read = torch.zeros(numbers.numel() + 1, dtype=torch.bool, device=device)
+        read[source] = True  # -1, outside the picture, marks the last entry
+        read[-1] = False
+        self.needed = read.nonzero()[:, 0]
+        """[U]: rows of the dense input that any tile reads, in order."""
+        number = read.cumsum(0) - 1
+        self.source = torch.where(source < 0, self.needed.shape[0], number[source])
+        """[N * (S + 2)^2]: rows of a table that holds ``needed``, then a row of zeros for what is outside."""
         chosen = wanted[inner[: order.shape[0]]]
         self.kept = order[chosen]
         """[A]: rows of a compact buffer that are active."""
         self.target = dense[inner[: order.shape[0]]][chosen]
         """[A]: rows of the level's output that they belong to."""
+
+        # The level's output may be read by a convolution too: around every tile that is computed.
+        around = F.max_pool2d(tiles, 3, 1, 1)
+        self.around = _filled_up(around[:, 0].nonzero())
+        """[M, 3]: picture, row and column of the tiles that hold an active position or touch such a tile."""
+        row = torch.where(wanted, compact, torch.where(dense < 0, self.zero, self.zero + 1))
+        self.output = row[self._places(self.around, full_height, full_width)].flatten()
+        """[M * (S + 2)^2]: rows of a table of the level's output: a compact buffer, zeros, then the bias."""
+
+    def _places(self, tiles: Tensor, full_height: int, full_width: int) -> Tensor:
+        """Where tiles [N, 3] and their halo lie in the bordered map, [N, S + 2, S + 2]."""
+        corner = (tiles[:, 0] * full_height + tiles[:, 1] * self.side) * full_width + tiles[:, 2] * self.side
+        span = torch.arange(self.side + 2, device=tiles.device)
+        return corner[:, None, None] + span[:, None] * full_width + span
+
+
+class Inputs(Protocol):
+    """A level's inputs that can be made for chosen positions alone."""
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """[U] flat positions over [B, H, W] -> [U, inputs] in the type of the activations."""
 
 
 def run_tiles(level: Level, x: Tensor, mask: Tensor) -> Tensor:
@@ -120,21 +146,70 @@ def run_tiles(level: Level, x: Tensor, mask: Tensor) -> Tensor:
     if not pays(mask, height, width):
         return run_reference(level, x, mask)
     index = TileIndex(mask, height, width)
-    bias = level.bias().to(x.dtype).flatten()
-    whole = bias.repeat(batch * height * width, 1)  # [B * H * W, outputs]
+    whole = level.bias().to(x.dtype).flatten().repeat(batch * height * width, 1)  # [B * H * W, outputs]
     if index.count:
-        gathered = x.permute(0, 2, 3, 1).reshape(-1, inputs).index_select(0, index.source)
-        gathered[index.outside] = 0
-        projected = bias.repeat(index.zero, 1)
-        for layer, (conv, activation) in enumerate(level.layers):
-            compact = x.new_empty(index.zero + 1, level.width)
-            compact[-1] = 0
-            _convolve(conv, activation, gathered, compact, index.side)
-            projected.addmm_(compact[:-1], level.projection(layer, x.dtype).flatten(1).T)
-            if layer < len(level.layers) - 1:
-                gathered = compact.index_select(0, index.halo)
-        whole[index.target] = projected[index.kept]
+        rows = x.permute(0, 2, 3, 1).reshape(-1, inputs).index_select(0, index.needed)
+        whole[index.target] = _run_layers(level, rows, index)[index.kept]
     return whole.view(batch, height, width, level.outputs).permute(0, 3, 1, 2)
+
+
+def run_last_tiles(level: Level, synthesis: Synthesis, inputs: Inputs, mask: Tensor, height: int, width: int) -> Tensor:
+    """The last level from its inputs to full resolution, [B, 8, 2 * H, 2 * W] fp32: see ``run_level``, ``Synthesis``.
+
+    mask: [B, 1, rows, columns] over the level's height x width positions. What no active position is near costs neither
+    warping nor convolutions: there the output is the bias, enlarged. Not differentiable.
+    """
+    index = TileIndex(mask, height, width)
+    pictures, side = mask.shape[0], index.side
+    rows, columns = -(-height // side), -(-width // side)
+    out = _constant(level, synthesis, rows * side, columns * side, height, width).repeat(pictures, 1, 1, 1)
+    if index.count:
+        values = _run_layers(level, inputs.rows(index.needed), index)
+        bias = level.bias().to(values.dtype).view(1, -1)
+        table = synthesis.activation(torch.cat((values, torch.zeros_like(bias), bias)))
+        halo = side + 2
+        gathered = table.index_select(0, index.output).view(-1, halo, halo, level.outputs).permute(0, 3, 1, 2)
+        # Padding of 1, as the whole enlargement has, and 2 more that cut off what the halo of one position makes.
+        made = torch.cat([synthesis.enlarged(part, padding=3) for part in gathered.split(BATCH)])  # [M, 8, 2 S, 2 S]
+        picture, row, column = index.around.unbind(1)
+        tiled = out.view(pictures, -1, rows, 2 * side, columns, 2 * side)
+        tiled[picture, :, row, :, column, :] = made
+    return out.narrow(2, 0, 2 * height).narrow(3, 0, 2 * width)
+
+
+def _constant(
+    level: Level, synthesis: Synthesis, padded_height: int, padded_width: int, height: int, width: int
+) -> Tensor:
+    """What the bias alone is enlarged to, [1, 8, 2 * padded_height, 2 * padded_width]: it repeats every two pixels, but
+    for the border of one pixel of the picture of height x width positions, where the enlargement reaches outside."""
+    bias = level.bias().to(synthesis.enlarge.weight.dtype)
+    small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))  # [1, 8, 8, 8]
+
+    def numbers(padded: int, inside: int) -> Tensor:
+        chosen = torch.arange(2 * padded, device=bias.device) % 2 + 2
+        chosen[0], chosen[2 * inside - 1] = 0, 7
+        return chosen
+
+    return small.index_select(2, numbers(padded_height, height)).index_select(3, numbers(padded_width, width))
+
+
+def _run_layers(level: Level, rows: Tensor, index: TileIndex) -> Tensor:
+    """The level's output in a compact buffer, [N * S * S, outputs], from the rows that the index needs."""
+    gathered = torch.cat((rows, rows.new_zeros(1, rows.shape[1]))).index_select(0, index.source)
+    projected = level.bias().to(rows.dtype).flatten().repeat(index.zero, 1)
+    for layer, (conv, activation) in enumerate(level.layers):
+        compact = rows.new_empty(index.zero + 1, level.width)
+        compact[-1] = 0
+        _convolve(conv, activation, gathered, compact, index.side)
+        projected.addmm_(compact[:-1], level.projection(layer, rows.dtype).flatten(1).T)
+        if layer < len(level.layers) - 1:
+            gathered = compact.index_select(0, index.halo)
+    return projected
+
+
+def _filled_up(tiles: Tensor) -> Tensor:
+    """Tiles [N, 3], the last one repeated until their number is a multiple of ``ROUND``."""
+    return torch.cat((tiles, tiles[-1:].expand(-tiles.shape[0] % ROUND, 3)))
 
 
 def _convolve(conv: Conv, activation: Activation, gathered: Tensor, compact: Tensor, side: int) -> None:
