@@ -37,6 +37,8 @@ class BatchPlan:
     """Largest shift of a synthetic layer between the outer frames, in pixels."""
     still_share: float = 0.1
     """Share of real crops taken whether they move or not."""
+    middle_only: bool = False
+    """Only the instant 0.5, for networks that know no other."""
     teacher: bool = True
     """Flow labels for real crops by an optical flow that sees the true frame (needs OpenCV)."""
 
@@ -100,8 +102,10 @@ class Batches(Dataset[Batch]):
             # Where a clip has many frames a second, neighbours hardly move: long spans teach more.
             if shot.rate > 40 and rng.random() < 0.5:
                 span = min(2 * span, shot.frames - 1)
+            if plan.middle_only:
+                span -= span % 2
             start = int(rng.integers(0, shot.frames - span))
-            middle = int(rng.integers(1, span)) if rng.random() < 0.6 else span // 2
+            middle = int(rng.integers(1, span)) if rng.random() < 0.6 and not plan.middle_only else span // 2
             # A cut of another size, brought to the crop's: other motions and other sharpness from the same clips.
             scale = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6)))) if rng.random() < 0.6 else 1.0
             side = min(round(plan.size * scale), shot.height, shot.width)
@@ -139,29 +143,21 @@ class Batches(Dataset[Batch]):
     def _synthetic(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Batch:
         """Layers with textures from clips."""
         plan = self.plan
-        layers = 3
-        full = plan.size + 64
-        textures = torch.empty(count, layers, 3, full, full)
-        for picture in range(count):
-            for layer in range(layers):
-                shot = self._pick(rng)
-                frame = self.bank.frames(shot)[int(rng.integers(shot.frames))]
-                side = min(int(full * rng.uniform(0.5, 1.5)), shot.height, shot.width)
-                y = int(rng.integers(0, shot.height - side + 1))
-                x = int(rng.integers(0, shot.width - side + 1))
-                cut = torch.from_numpy(frame[y : y + side, x : x + side].copy()).permute(2, 0, 1)[None].float()
-                cut = F.interpolate(cut, (full, full), mode="bilinear", antialias=side > full)[0] / 255
-                if rng.random() < 0.3:
-                    cut = cut[torch.from_numpy(rng.permutation(3))]
-                if layer and rng.random() < 0.3:  # a plain colour, as letters and logos have
-                    cut = cut.mean((1, 2), keepdim=True).expand_as(cut) * rng.uniform(0.3, 1.5)
-                textures[picture, layer] = cut
-        opacity = synthetic.random_opacity(count, layers, full, generator)
-        motion = synthetic.random_motion(count, layers, full, plan.largest_shift, generator)
-        t = torch.from_numpy(rng.uniform(0.1, 0.9, count)).float()
-        half = torch.from_numpy(rng.random(count) < 0.3)
-        t = torch.where(half, torch.full_like(t, 0.5), t)
-        frames, flow = synthetic.render(textures.clamp(0, 1), opacity, motion, t, plan.size)
-        trust = torch.ones(count, 1, plan.size, plan.size)
-        frames8 = (frames * 255).round().clamp(0, 255).to(torch.uint8)
-        return Batch(frames8, t, flow.half(), trust.half(), torch.zeros(count, dtype=torch.bool))
+        full = plan.size + synthetic.MARGIN
+        textures = torch.empty(count, synthetic.LAYERS, 3, full, full)
+        for texture in textures.flatten(0, 1):
+            shot = self._pick(rng)
+            frame = self.bank.frames(shot)[int(rng.integers(shot.frames))]
+            side = min(int(full * rng.uniform(0.5, 1.5)), shot.height, shot.width)
+            y = int(rng.integers(0, shot.height - side + 1))
+            x = int(rng.integers(0, shot.width - side + 1))
+            cut = torch.from_numpy(frame[y : y + side, x : x + side].copy()).permute(2, 0, 1)[None]
+            cut = F.interpolate(cut, (full, full), mode="bilinear", antialias=side > full)[0]
+            if rng.random() < 0.3:
+                cut = cut[torch.from_numpy(rng.permutation(3))]
+            texture.copy_(cut)
+        frames, t, flow = synthetic.random_scene(
+            textures.div_(255), plan.size, plan.largest_shift, generator, plan.middle_only
+        )
+        trust = torch.ones(count, 1, plan.size, plan.size).half()
+        return Batch(frames, t, flow, trust, torch.zeros(count, dtype=torch.bool))
