@@ -4,8 +4,8 @@
     python benchmarks/ablation.py report RUNS DEVELOPMENT_CLIPS --json FILE
 
 The pruning jobs (the paper's table: unpruned, pruned, + labels, + self-contrast, and this project's labels) share one
-first phase of 15 minutes, in which nothing is pruned and no mask learns, and go on from it for 30 minutes each, with the
-same batches. The others repeat the first ten minutes of that phase without one of the things that make it efficient.
+first phase of 15 minutes, in which nothing is pruned and no mask learns, and go on from it for 30 minutes each, with
+the same batches. The others repeat the first ten minutes of that phase without one of the things that help it.
 Minutes are processor minutes of one training thread, so that other work on the machine does not count; batches are
 made once, by a second process, and kept for all jobs. Every job can be stopped and started again.
 """
@@ -14,16 +14,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
+from quality import picture, run_network, tasks
+from rich.console import Console
+from rich.table import Table
 from torch.utils.data import Dataset
 
+from ugsp_cli.engine import EngineOptions, Interpolator
+from ugsp_net import checkpoint
 from ugsp_net.config import NetConfig
+from ugsp_net.cost import network_cost
+from ugsp_net.metrics import psnr
 from ugsp_net.training.clips import open_bank
 from ugsp_net.training.data import Batch, Batches, BatchPlan
 from ugsp_net.training.trainer import TrainConfig, Trainer
@@ -36,6 +47,8 @@ NET = NetConfig(
     matching_channels=(0, 8, 16, 32),
 )
 MINUTES = 45.0
+KEEP = 0.4
+"""Share of every level's blocks that is also kept, so that masks can be compared at equal cost."""
 PHASE1 = 15 / 45
 SHORT = 10 / 45
 STEPS = 4400
@@ -93,9 +106,8 @@ class Kept(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         path = self.folder / f"{index:06d}.pt"
         if not path.exists():
-            values: dict[str, Any] = {name: getattr(self.batches[index], name) for name in Batch.__dataclass_fields__}
             partial = path.with_suffix(f".{os.getpid()}")
-            torch.save(values, partial)
+            torch.save(vars(self.batches[index]), partial)
             partial.rename(path)
         return Batch(**torch.load(path, weights_only=True))
 
@@ -112,18 +124,67 @@ def train(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     dataset = Kept(Batches(bank, plan, config.seed, config.steps), folder)
     run = arguments.runs / arguments.job
-    trainer = Trainer(config, bank, run, torch.device("cpu"), dataset, time.process_time)
+    trainer = Trainer(config, bank, run, torch.device("cpu"), dataset=dataset, clock=time.process_time)
     if (run / "last.pt").exists():
         trainer.resume()
     elif job.after:
         trainer.branch(arguments.runs / job.after)
     trainer.run(job.until)
+    checkpoint.save(trainer.net, run / "raw.safetensors", trainer.provenance())
 
 
 def hash_text(text: str) -> int:
-    import hashlib
-
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Restore every second frame of the development clips with every run's weights."""
+    runs: Path = arguments.runs
+    wanted: dict[tuple[str, str], Interpolator] = {}
+    for name, job in JOBS.items():
+        files = {name: runs / name / "last.safetensors", f"{name}, not averaged": runs / name / "raw.safetensors"}
+        for title, path in files.items():
+            if not path.exists() or (title != name and name not in ("short", "unpruned")):
+                continue
+            wanted[title, "dense"] = Interpolator(EngineOptions(str(path), pruning=False))
+            if job.config.prune_from < 1:
+                wanted[title, "masks"] = Interpolator(EngineOptions(str(path)))
+                wanted[title, "keep"] = Interpolator(EngineOptions(str(path), keep=KEEP))
+    psnrs: dict[tuple[str, str], list[float]] = {key: [] for key in wanted}
+    skips: dict[tuple[str, str], list[float]] = {key: [] for key in wanted}
+    for task in tasks(arguments.clips, "half", []):
+        short = replace(task, wanted=task.wanted[: arguments.frames])
+        truths = [picture(truth.planes, truth) for _, _, truth in short.wanted]
+        for key, engine in wanted.items():
+            made, skipped = run_network(engine, short)
+            psnrs[key].append(fmean(psnr(one, truth) for one, truth in zip(made, truths, strict=True)))
+            skips[key].append(skipped)
+        print(task.clip, file=sys.stderr, flush=True)
+    gmacs = network_cost(NET, 448, 256).triplet / 1e9
+    rows: dict[str, dict[str, Any]] = {}
+    for (title, how), values in psnrs.items():
+        row = rows.setdefault(title, {})
+        row[f"psnr_{how}"] = fmean(values)
+        row[f"clips_{how}"] = values
+        if how != "dense":
+            row[f"skipped_{how}"] = fmean(skips[title, how])
+            row[f"gmacs_{how}"] = gmacs * (1 - fmean(skips[title, how]))
+    for title, row in rows.items():
+        log = runs / title.split(",")[0] / "log.jsonl"
+        last = json.loads(log.read_text().splitlines()[-1])
+        row |= {"steps": last["step"], "samples": last["samples"], "processor_minutes": last["minutes"]}
+    table = Table("", "samples", "unpruned dB", "pruned dB", "skipped", "GMACs", f"keep {KEEP} dB", "skipped")
+    for title, row in rows.items():
+        cells = [title, str(row["samples"]), f"{row['psnr_dense']:.2f}"]
+        for how in ("masks", "keep"):
+            if f"psnr_{how}" in row:
+                cells += [f"{row[f'psnr_{how}']:.2f}", f"{100 * row[f'skipped_{how}']:.0f} %"]
+                cells += [f"{row['gmacs_masks']:.2f}"] * (how == "masks")
+        table.add_row(*cells)
+    Console(width=120).print(table)
+    if arguments.json:
+        document = {"net": NET.to_dict(), "gmacs_dense_448x256": gmacs, "keep": KEEP, "rows": rows}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def main() -> None:
@@ -137,6 +198,12 @@ def main() -> None:
     trains.add_argument("--cache", type=Path, help="for decoded clips and batches (20 GB); default: RUNS")
     trains.add_argument("--scale", type=float, default=1.0, help="of every job's time")
     trains.set_defaults(run=train)
+    reports = commands.add_parser("report")
+    reports.add_argument("runs", type=Path)
+    reports.add_argument("clips", type=Path, help="development clips")
+    reports.add_argument("--frames", type=int, default=20, help="restored in each clip")
+    reports.add_argument("--json", type=Path)
+    reports.set_defaults(run=report)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -3,7 +3,9 @@
     python benchmarks/quality.py CLIPS_DIR [--weights FILE] [--methods blend,dis,dense,pruned] [--json FILE]
 
 Protocols: ``half`` removes every second frame of a clip's first 41 (t = 0.5); ``60`` keeps every fifth frame of the
-clips of 50 frames a second and more and restores the frames between by 2.5, as 24 -> 60 does (t = 0.4, 0.8, 0.2, 0.6).
+clips of 50 frames a second and more and restores the frames between by 2.5, as 24 -> 60 does (t = 0.4, 0.8, 0.2, 0.6);
+``instants`` keeps every fourth frame of a clip's first 41 and restores t = 0.25, 0.5, 0.75, and keeps every tenth and
+restores t = 0.1, 0.4, 0.5, 0.9: PSNR by t, to be compared within one span.
 PSNR of 8-bit RGB over the restored frames only. The network runs as in the tool: planes in, planes out. The optical
 flow method (OpenCV's DIS, both ways, warped and blended by agreement) needs ``pip install 'ugsp[train]'``.
 """
@@ -57,6 +59,8 @@ class Outcome:
     seconds_per_frame: float
     skipped: float | None = None
     """Share of the dense MACs that was not spent."""
+    by_t: dict[str, float] | None = None
+    """PSNR of each instant, where there are several."""
 
 
 def picture(planes: tuple[NDArray[Any], ...], like: Frame) -> Picture:
@@ -77,6 +81,17 @@ def tasks(folder: Path, protocol: str, names: list[str]) -> Iterator[Task]:
                 kept = frames[::2]
                 wanted = [(i, Fraction(1, 2), frame) for i, frame in enumerate(frames[1::2])]
                 yield Task(path.stem, kept, wanted, rate / 2)
+            elif protocol == "instants":
+                frames = list(islice(reader, 41))
+                for span, numbers in ((4, (1, 2, 3)), (10, (1, 4, 5, 9))):
+                    kept = frames[::span]
+                    wanted = [
+                        (index, Fraction(number, span), frames[index * span + number])
+                        for index in range(len(kept) - 1)
+                        for number in numbers
+                    ]
+                    if wanted:
+                        yield Task(f"{path.stem}, span {span}", kept, wanted, rate / span)
             elif rate >= 50:
                 # Of 60 fps keep 0, 5, 10, ... (12 fps), restore to 30: instants 2.5 apart; whole ones have a truth.
                 frames = list(islice(reader, 101))
@@ -197,13 +212,27 @@ def run_network(engine: Interpolator, task: Task) -> tuple[list[Picture], float]
     return pictures, 1 - spent / dense
 
 
+def by_instant(results: dict[str, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means over clips by span, instant and method."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for clip, row in results.items():
+        span = clip.rsplit(", ", 1)[1]
+        for method, outcome in row.items():
+            for t, value in (outcome.by_t or {}).items():
+                found.setdefault(span, {}).setdefault(t, {}).setdefault(method, []).append(value)
+    return {
+        span: {t: {method: float(np.mean(values)) for method, values in row.items()} for t, row in rows.items()}
+        for span, rows in found.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--keep", default="auto")
-    parser.add_argument("--protocol", choices=("half", "60"), default="half")
+    parser.add_argument("--protocol", choices=("half", "60", "instants"), default="half")
     parser.add_argument("--methods", default="blend,minterpolate,dis,dense,pruned")
     parser.add_argument("--clips", default="", help="stems of clips, separated by commas; all when left out")
     parser.add_argument("--json", type=Path)
@@ -235,7 +264,11 @@ def main() -> None:
                 made = classics[method](task)
             seconds = (time.perf_counter() - begun) / len(task.wanted)
             values = [psnr(one, picture(t.planes, t)) for one, (_, _, t) in zip(made, task.wanted, strict=True)]
-            row[method] = Outcome(float(np.mean(values)), seconds, skipped)
+            by_t: dict[str, list[float]] = {}
+            for value, (_, t, _) in zip(values, task.wanted, strict=True):
+                by_t.setdefault(f"{float(t):g}", []).append(value)
+            instants = {t: float(np.mean(some)) for t, some in by_t.items()} if len(by_t) > 1 else None
+            row[method] = Outcome(float(np.mean(values)), seconds, skipped, instants)
         print(task.clip, {name: round(outcome.psnr, 2) for name, outcome in row.items()}, file=sys.stderr, flush=True)
     table = Table(title=f"PSNR in dB of restored frames, protocol {arguments.protocol}")
     table.add_column("clip")
@@ -256,10 +289,17 @@ def main() -> None:
     table.add_section()
     table.add_row("mean", *cells)
     Console(width=110).print(table)
+    spans = by_instant(results) if arguments.protocol == "instants" else {}
+    for span, rows in spans.items():
+        table = Table("t", *methods, title=f"PSNR in dB by instant, {span}")
+        for t, values in rows.items():
+            table.add_row(t, *(f"{values[method]:.2f}" for method in methods))
+        Console(width=110).print(table)
     if arguments.json:
         record = {
             "protocol": arguments.protocol,
             "mean": means,
+            **({"instants": spans} if spans else {}),
             "clips": {clip: {name: vars(one) for name, one in row.items()} for clip, row in results.items()},
         }
         if engines:

@@ -199,5 +199,5 @@ def test_both_kinds_of_labels_train_and_resume(labels: str, bank: ClipBank, tmp_
     trainer.run(log_every=1)
     other = Trainer(config, bank, tmp_path / "run", torch.device("cpu"))
     other.resume()
-    for name, value in trainer.labeller.state_dict().items():
-        assert torch.equal(value, other.labeller.state_dict()[name])
+    for name, value in trainer.objective.labeller.state_dict().items():
+        assert torch.equal(value, other.objective.labeller.state_dict()[name])

@@ -1,0 +1,91 @@
+"""A short measurement during a run, on clips that are not trained on: every second frame restored, dense and pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from statistics import fmean
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ugsp_net.cost import network_cost
+from ugsp_net.masks import hard_gate
+from ugsp_net.metrics import psnr, ssim
+from ugsp_net.network import UGSP
+from ugsp_net.training.clips import ClipBank, Shot
+
+
+@dataclass(frozen=True)
+class Example:
+    """Where three frames in a row lie in a bank."""
+
+    shot: Shot
+    first: int
+
+
+class Validation:
+    """A fixed choice of triplets from a bank, as many from each clip as can be, spread over its shots."""
+
+    def __init__(self, bank: ClipBank, count: int = 24) -> None:
+        """Raises ValueError where the bank has no shot of at least 64 pixels a side."""
+        self.bank = bank
+        by_clip: dict[str, list[Example]] = {}
+        for shot in bank.shots:
+            if min(shot.height, shot.width) >= 64:
+                spots = sorted({(shot.frames - 3) * part // 4 for part in (2, 1, 3)}, key=lambda spot: spot % 7)
+                by_clip.setdefault(shot.clip, []).extend(Example(shot, spot) for spot in spots)
+        turns = zip_longest(*by_clip.values())
+        self.examples = [example for turn in turns for example in turn if example is not None][:count]
+        if not self.examples:
+            raise ValueError("no clip to validate on has shots of at least 64 pixels a side")
+
+    @torch.no_grad()
+    def measure(self, net: UGSP) -> dict[str, float]:
+        """Means over the triplets: PSNR (dB) and SSIM of the unpruned and the pruned network, and the share of the
+        dense MACs that pruning skips."""
+        device = next(net.parameters()).device
+        t = torch.tensor([0.5], device=device)
+        found: dict[str, list[float]] = {}
+        for example in self.examples:
+            frames, truth = self._frames(example, net.config.alignment)
+            pair = [torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255 for frame in frames]
+            height, width = truth.shape[:2]
+            cost = network_cost(net.config, width, height)
+            with torch.autocast(device.type, torch.bfloat16):
+                full, pruned = net(*pair, t), net(*pair, t, hard_gate())
+            active = [float(mask.mean()) for mask in pruned.masks]
+            values = {"skipped": (cost.dense - cost.performed(active)) / cost.triplet}
+            for name, made in (("", full), ("_pruned", pruned)):
+                picture = _picture(made.frame)
+                values[f"psnr{name}"] = psnr(picture, truth)
+                values[f"ssim{name}"] = ssim(picture, truth)
+            for name, value in values.items():
+                found.setdefault(name, []).append(value)
+        return {name: fmean(values) for name, values in sorted(found.items())}
+
+    def _frames(self, example: Example, alignment: int) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
+        """Both outer frames and the middle one, [H, W, 3], the middle of the picture at the network's alignment."""
+        shot = example.shot
+        height, width = (side - side % alignment for side in (shot.height, shot.width))
+        y, x = (shot.height - height) // 2, (shot.width - width) // 2
+        cut = self.bank.frames(shot)[example.first : example.first + 3, y : y + height, x : x + width]
+        first, truth, last = (np.ascontiguousarray(frame) for frame in cut)
+        return [first, last], truth
+
+
+def hold_out(bank: ClipBank, one_in: int = 20) -> tuple[ClipBank, ClipBank | None]:
+    """The bank to train on, and every so-manieth of its clips to validate on; None where there are too few clips."""
+    clips = sorted({shot.clip for shot in bank.shots})
+    chosen = set(clips[one_in // 2 :: one_in])
+    if len(clips) < one_in or not chosen:
+        return bank, None
+    parts = [[shot for shot in bank.shots if (shot.clip in chosen) == wanted] for wanted in (False, True)]
+    return ClipBank(bank.path, parts[0]), ClipBank(bank.path, parts[1])
+
+
+def _picture(frame: Tensor) -> NDArray[np.uint8]:
+    """[1, 3, H, W] about [0, 1] -> [H, W, 3] 8-bit."""
+    return (frame[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
