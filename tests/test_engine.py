@@ -119,6 +119,28 @@ def test_small_pictures_work(weights: str) -> None:
     assert made.planes[0].shape == (4, 6)
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.25])
+def test_motion_is_looked_for_at_a_smaller_size(scale: float, weights: str) -> None:
+    engine = Interpolator(EngineOptions(weights, flow_scale=scale, keep=0.5))
+    left, right = frame(0, 300, 170), frame(1, 300, 170)
+    (made,) = engine.interpolate([Request(left, right, 0.5)], masks=True)
+    assert made.planes[0].shape == (170, 300)
+    factor = round(1 / scale)
+    width, height = (-(-side // (16 * factor)) * 16 for side in (300, 170))
+    cost = network_cost(SMALL, width, height)
+    assert made.dense_macs == 2 * cost.encode + cost.match + cost.dense
+    assert made.masks is not None
+    assert made.masks.shape == (3, 170, 300)
+    assert len(np.unique(made.masks[0, : 16 * factor, : 16 * factor])) == 1  # one block
+
+
+def test_large_frames_are_looked_at_smaller(weights: str) -> None:
+    engine = Interpolator(EngineOptions(weights))
+    sizes = {(1080, 1920): 1, (1440, 2560): 1, (2160, 3840): 2, (2160, 4096): 2, (3840, 2160): 2, (4320, 7680): 4}
+    assert {size: engine._factor(*size) for size in sizes} == sizes
+    assert Interpolator(EngineOptions(weights, flow_scale="0.5"))._factor(64, 64) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.nets import SMALL, small_net, smooth_frames
-from ugsp_net import checkpoint, matching
+from ugsp_net import checkpoint, matching, warp
 from ugsp_net.config import NetConfig
 from ugsp_net.masks import fixed_gate, gumbel_gate, hard_gate, keep_gate, to_grid
 from ugsp_net.network import UGSP, Encoding
@@ -182,6 +182,21 @@ def test_encoding_is_what_interpolate_takes() -> None:
     assert isinstance(encoding, Encoding)
     shapes = [tuple(feature.shape) for feature in encoding.features]
     assert shapes == [(1, 8, 32, 48), (1, 8, 16, 24), (1, 12, 8, 12), (1, 16, 4, 6)]
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("strip", [1, 700, 1 << 30])
+def test_flow_of_a_smaller_size_moves_the_whole_frames(
+    factor: int, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In strips as at once, and as enlarging everything does."""
+    monkeypatch.setattr(warp, "STRIP", strip)
+    frames = smooth_frames(4, 12 * factor, 20 * factor)
+    flow, blend = 3 * torch.randn(2, 4, 12, 20), torch.rand(2, 1, 12, 20)
+    made = warp.blend_enlarged(frames[:2], frames[2:], flow, blend, factor)
+    whole, weight = factor * warp.upsample(flow, factor), warp.upsample(blend, factor)
+    first, second = backward_warp(frames[:2], whole[:, :2]), backward_warp(frames[2:], whole[:, 2:])
+    torch.testing.assert_close(made, weight * first + (1 - weight) * second, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("t", [0.1, 0.25, 0.4, 0.5, 0.75])

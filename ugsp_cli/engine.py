@@ -24,8 +24,13 @@ from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate
 from ugsp_net.network import Encoding, channels_last
 from ugsp_net.sparse import BACKENDS, performed_share, why_not
+from ugsp_net.warp import blend_enlarged
 
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
+
+FLOW_FACTORS = ((2560 * 1440, 1), (4096 * 2304, 2))
+"""Pixels up to which frames are seen by the network that many times smaller; beyond, four times. What moves by more
+than 64 pixels is not matched, and 4K frames move by more; so far no 4K footage has been measured."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,6 +49,9 @@ class EngineOptions:
     """Whether blocks are skipped."""
     keep: str | float = "auto"
     """auto: what the masks say; a number in [0, 1]: that share of every level's blocks, in each frame."""
+    flow_scale: float | str = "auto"
+    """Size at which the network sees the frames, as a share of their own: 1, 0.5 or 0.25; they are put together at full
+    size. auto: 1 up to 2560x1440 pixels, 0.5 up to 4096x2304, else 0.25."""
     batch_size: int | str = "auto"
     """Frames made at once."""
     backend: str = "auto"
@@ -86,6 +94,8 @@ class _Source:
 
     rgb: Tensor
     """[1, 3, H, W] fp32, padded."""
+    small: Tensor
+    """The same at the size that the network sees."""
     encoding: Encoding
 
 
@@ -105,6 +115,7 @@ class Interpolator:
         self.precision = precision
         self.backend = backend if options.pruning else "dense"
         self.strides = tuple(STRIDES[index] for index in PRUNED)
+        self._flow_scale = options.flow_scale
         self._auto_batch = options.batch_size == "auto"
         self.batch_size = 1 if self._auto_batch else int(options.batch_size)
         self._device = device
@@ -154,7 +165,7 @@ class Interpolator:
             assert self._cost is not None
             spent.append(fresh * self._cost.encode + matched * self._cost.match)
         first, second = (_stack([pair[side].encoding for pair in pairs]) for side in (0, 1))
-        frame0, frame1 = (torch.cat([pair[side].rgb for pair in pairs]) for side in (0, 1))
+        frame0, frame1 = (torch.cat([pair[side].small for pair in pairs]) for side in (0, 1))
         volume = None if volumes[0] is None else torch.cat([item for item in volumes if item is not None])
         t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
         coarse = net.coarse(first, second, volume, t)
@@ -169,6 +180,11 @@ class Interpolator:
                 for mask, stride in zip(out.masks, self.strides, strict=True)
             ]
             performed = torch.stack(shares, dim=1).cpu()
+        factor = self._factor(height, width)
+        frame = out.frame
+        if factor > 1:
+            whole0, whole1 = (torch.cat([pair[side].rgb for pair in pairs]) for side in (0, 1))
+            frame = blend_enlarged(whole0, whole1, out.flow, out.blend, factor)
         self._forget()
         cost = self._cost
         assert cost is not None
@@ -176,7 +192,7 @@ class Interpolator:
         for index, request in enumerate(requests):
             done = performed[index].tolist()
             planes = rgb_to_planes(
-                out.frame[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
+                frame[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
             )
             made.append(
                 Made(
@@ -197,7 +213,8 @@ class Interpolator:
         """One frame's masks [1, rows, columns], coarse to fine, as ``Made`` has them."""
         if not masks:
             return np.ones((len(PRUNED), height, width), np.bool_)
-        sides = [self._net.config.grid_stride(level) for level in PRUNED]
+        factor = self._factor(height, width)
+        sides = [factor * self._net.config.grid_stride(level) for level in PRUNED]
         whole = [enlarge(mask[None], side)[0, 0] for mask, side in zip(masks, sides, strict=True)]
         return torch.stack([mask[:height, :width] for mask in whole]).bool().cpu().numpy()
 
@@ -207,15 +224,23 @@ class Interpolator:
             self._sources.move_to_end(frame.index)
             return False
         rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
-        alignment = self._net.config.alignment
         height, width = rgb.shape[-2:]
+        factor = self._factor(height, width)
+        alignment = factor * self._net.config.alignment
         right, below = -width % alignment, -height % alignment
         if right or below:
             rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
+        small = rgb if factor == 1 else F.avg_pool2d(rgb, factor)
         if self._cost is None:
-            self._cost = network_cost(self._net.config, rgb.shape[-1], rgb.shape[-2])
-        self._sources[frame.index] = _Source(rgb, self._net.encode(rgb))
+            self._cost = network_cost(self._net.config, small.shape[-1], small.shape[-2])
+        self._sources[frame.index] = _Source(rgb, small, self._net.encode(small))
         return True
+
+    def _factor(self, height: int, width: int) -> int:
+        """How many times smaller the network sees frames of a size."""
+        if self._flow_scale != "auto":
+            return round(1 / float(self._flow_scale))
+        return next((factor for most, factor in FLOW_FACTORS if height * width <= most), 4)
 
     def _forget(self) -> None:
         """Keep the newest frame and its predecessor: requests come in order."""

@@ -108,6 +108,7 @@ class NetworkChoice:
     precision: str
     pruning: bool
     keep: str | float
+    flow_scale: str
     batch_size: str | int
     backend: str
 
@@ -121,6 +122,7 @@ class NetworkChoice:
             precision=self.precision,
             pruning=self.pruning,
             keep=self.keep,
+            flow_scale=self.flow_scale,
             batch_size=self.batch_size,
             backend=self.backend,
         )
@@ -133,7 +135,9 @@ class NetworkChoice:
 
     def picture_settings(self) -> dict[str, Any]:
         """What of this changes the output's pixels on purpose, apart from the weights."""
-        return {"precision": self.precision, "pruning": self.pruning, "keep": self.keep if self.pruning else None}
+        settings = {"precision": self.precision, "pruning": self.pruning, "keep": self.keep if self.pruning else None}
+        # Left out where it is auto, so that records of earlier versions still match.
+        return settings if self.flow_scale == "auto" else {**settings, "flow_scale": self.flow_scale}
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def network_options() -> Decorator:
     fraction = click.FloatRange(0, 1)
     return _group(
         "network",
-        ["weights", "device", "precision", "pruning", "keep", "batch_size", "backend"],
+        ["weights", "device", "precision", "pruning", "keep", "flow_scale", "batch_size", "backend"],
         NetworkChoice,
         [
             click.option(
@@ -227,6 +231,13 @@ def network_options() -> Decorator:
                 metavar="auto|SHARE",
                 help="Share of the prunable work to do, from 0 to 1: less is faster, more is finer. "
                 "auto: as much as each picture needs.",
+            ),
+            click.option(
+                "--flow-scale",
+                type=click.Choice(["auto", "1", "0.5", "0.25"]),
+                default="auto",
+                help="Size at which motion is looked for, as a share of the picture: smaller finds larger motion, "
+                "faster. auto: 1 up to 1440 lines, 0.5 for 4K, 0.25 for 8K.",
             ),
             click.option(
                 "--batch-size",

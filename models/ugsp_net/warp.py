@@ -6,22 +6,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+STRIP = 1 << 21
+"""Pixels that ``blend_enlarged`` makes at a time."""
 
-def backward_warp(source: Tensor, flow: Tensor) -> Tensor:
+
+def backward_warp(source: Tensor, flow: Tensor, top: int = 0) -> Tensor:
     """Read ``source`` where ``flow`` points to: ``out[x] = source[x + flow[x]]``.
 
-    source: [B, C, H, W], any float type; flow: [B, 2, H, W] fp32, (x, y) in positions of this map. Bilinear; outside
-    the picture the nearest border value. Returns [B, C, H, W] fp32: the grid is never rounded to less, because bf16
-    has no half positions past 256 and fp16 overflows on wide frames.
+    source: [B, C, H, W], any float type; flow: [B, 2, h, W] fp32, (x, y) in positions of this map, for its rows from
+    ``top`` on. Bilinear; outside the picture the nearest border value. Returns [B, C, h, W] fp32: the grid is never
+    rounded to less, because bf16 has no half positions past 256 and fp16 overflows on wide frames.
     """
-    height, width = flow.shape[-2:]
+    height, width = source.shape[-2:]
     x = torch.arange(width, device=flow.device, dtype=torch.float32)  # [W]
-    y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]  # [H, 1]
+    y = torch.arange(top, top + flow.shape[-2], device=flow.device, dtype=torch.float32)[:, None]  # [h, 1]
     flow = flow.float()
     grid = torch.stack(
         ((flow[:, 0] + x) * (2 / max(width - 1, 1)) - 1, (flow[:, 1] + y) * (2 / max(height - 1, 1)) - 1), dim=-1
     )  # [B, H, W, 2]
     return F.grid_sample(source.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def blend_enlarged(frame0: Tensor, frame1: Tensor, flow: Tensor, blend: Tensor, factor: int) -> Tensor:
+    """Warp and blend frames by flow and blend weights that were estimated at a smaller size.
+
+    frame0, frame1: [B, 3, k H, k W] for the factor k; flow: [B, 4, H, W] in positions of the smaller size; blend:
+    [B, 1, H, W]. Returns [B, 3, k H, k W] fp32. Made in strips of rows: at 7680x4320 the flow alone, enlarged at once,
+    would take half a gigabyte.
+    """
+    out = torch.empty_like(frame0, dtype=torch.float32)
+    rows = flow.shape[-2]
+    step = max(1, STRIP // (factor * frame0.shape[-1]))
+    both = torch.cat((factor * flow.float(), blend.float()), dim=1)
+    for first in range(0, rows, step):
+        last = min(rows, first + step)
+        # One more row above and below, so that a strip is enlarged as the whole would be.
+        above, below = min(first, 1), min(rows - last, 1)
+        strip = upsample(both[:, :, first - above : last + below], factor)
+        strip = strip[:, :, factor * above : factor * (above + last - first)]
+        top = factor * first
+        warped0, warped1 = backward_warp(frame0, strip[:, :2], top), backward_warp(frame1, strip[:, 2:4], top)
+        out[:, :, top : factor * last] = torch.lerp(warped1, warped0, strip[:, 4:])
+    return out
 
 
 def upsample(values: Tensor, factor: int = 2) -> Tensor:
