@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ugsp_cli import __version__
+from ugsp_cli.bench import bench
 from ugsp_cli.errors import ExitCode, OutputError, UgspError
 from ugsp_cli.evaluate import evaluate
 from ugsp_cli.options import (
@@ -318,6 +319,7 @@ def demo(folder: Path, network: NetworkChoice, talk: Talk) -> None:
     _print_result(stats, None, talk)
 
 
+cli.add_command(bench)
 cli.add_command(train)
 cli.add_command(evaluate)
 

@@ -22,7 +22,7 @@ from ugsp_net.allocator import keep_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate
-from ugsp_net.network import Encoding, channels_last
+from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.sparse import BACKENDS, performed_share, why_not
 from ugsp_net.warp import blend_enlarged
 
@@ -125,6 +125,15 @@ class Interpolator:
         self._volumes: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
         self._cost: Cost | None = None
 
+    @property
+    def network(self) -> UGSP:
+        """The network itself, on its device and in its precision."""
+        return self._net
+
+    def batch_at(self, width: int, height: int) -> int:
+        """Frames made at once in pictures of that size."""
+        return _batch_for(width, height, self._device) if self._auto_batch else self.batch_size
+
     def reset(self) -> None:
         """Forget all frames: before another file, whose indices start again."""
         self._sources.clear()
@@ -138,7 +147,8 @@ class Interpolator:
         Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
         """
         if requests and self._auto_batch:
-            self.batch_size = _batch_for(requests[0].left, self._device)
+            height, width = requests[0].left.planes[0].shape
+            self.batch_size = self.batch_at(width, height)
         made: list[Made] = []
         for start in range(0, len(requests), self.batch_size):
             made.extend(self._batch(requests[start : start + self.batch_size], masks))
@@ -181,10 +191,10 @@ class Interpolator:
             ]
             performed = torch.stack(shares, dim=1).cpu()
         factor = self._factor(height, width)
-        frame = out.frame
+        result = out.frame
         if factor > 1:
             whole0, whole1 = (torch.cat([pair[side].rgb for pair in pairs]) for side in (0, 1))
-            frame = blend_enlarged(whole0, whole1, out.flow, out.blend, factor)
+            result = blend_enlarged(whole0, whole1, out.flow, out.blend, factor)
         self._forget()
         cost = self._cost
         assert cost is not None
@@ -192,7 +202,7 @@ class Interpolator:
         for index, request in enumerate(requests):
             done = performed[index].tolist()
             planes = rgb_to_planes(
-                frame[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
+                result[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
             )
             made.append(
                 Made(
@@ -319,11 +329,10 @@ def _gate(options: EngineOptions) -> Gate | None:
         raise UsageError(f"--keep {options.keep}: {error}", "Use auto or a number from 0 to 1.") from error
 
 
-def _batch_for(frame: Frame, device: torch.device) -> int:
+def _batch_for(width: int, height: int, device: torch.device) -> int:
     """On a CPU one frame fills the cores; on a GPU about eight 1080p frames do."""
     if device.type == "cpu":
         return 1
-    height, width = frame.planes[0].shape
     return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
 
 

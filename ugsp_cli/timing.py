@@ -1,0 +1,245 @@
+"""The network's speed: dense and pruned side by side, turn by turn in one run, at masks of chosen density."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ugsp_cli.console import Display
+from ugsp_cli.engine import Interpolator
+from ugsp_net.cost import PRUNED, network_cost
+from ugsp_net.masks import fixed_gate
+from ugsp_net.network import UGSP
+from ugsp_net.sparse import performed_share
+
+__all__ = ["Measured", "Timing", "document", "measure", "print_timings"]
+
+STAGES = ("encode", "pair", "levels")
+"""Encoding one source frame; correlating a pair and its coarsest level; the pruned levels and the frame."""
+
+# Where a network spends its arithmetic; what is left is what it moves about.
+_PRODUCTS = ("conv", "addmm", "bmm", "mm")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One size at one density."""
+
+    density: float | None
+    """Share of every level's blocks that is computed; None: the dense network."""
+    seconds: dict[str, float]
+    """By stage, for each made frame; median over the turns."""
+    macs: float
+    """Multiply-accumulates spent on one made frame, with the encoding of one source frame, as a share of the dense
+    network's."""
+
+    @property
+    def total(self) -> float:
+        """Seconds for each made frame."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One size."""
+
+    width: int
+    height: int
+    batch: int
+    """Frames made at once."""
+    rows: list[Measured]
+    """The dense network first."""
+    products: float
+    """Seconds that the dense network's convolutions and matrix products take when nothing else runs, for each made
+    frame."""
+
+
+def measure(
+    engine: Interpolator, sizes: Sequence[tuple[int, int]], densities: Sequence[float], turns: int, display: Display
+) -> list[Timing]:
+    """Time the network at (width, height) sizes; densities in [0, 1]. Frames are drawn, so nothing is decoded."""
+    timings = []
+    display.begin("bench", len(sizes) * (turns + 2) * (len(densities) + 1))
+    try:
+        for width, height in sizes:
+            timings.append(_measure_size(engine, width, height, densities, turns, display))
+    finally:
+        display.end()
+    return timings
+
+
+@torch.inference_mode()
+def _measure_size(
+    engine: Interpolator, width: int, height: int, densities: Sequence[float], turns: int, display: Display
+) -> Timing:
+    net, device = engine.network, torch.device(engine.device)
+    batch = engine.batch_at(width, height)
+    alignment = net.config.alignment
+    columns, rows = -(-width // alignment) * alignment, -(-height // alignment) * alignment
+    cost = network_cost(net.config, columns, rows)
+    frames = _pictures(2 * batch, rows, columns).to(device)
+    t = torch.full((batch,), 0.5, device=device)
+    backend = "tiles" if engine.backend == "dense" else engine.backend
+    kinds: list[float | None] = [None, *densities]
+    masks = {density: _masks(net, rows, columns, batch, density) for density in densities}
+    found: dict[float | None, list[dict[str, float]]] = {kind: [] for kind in kinds}
+
+    def run(kind: float | None) -> Iterator[None]:
+        """One batch, stage by stage."""
+        # Two encodings serve two made frames when one follows the other; one is what each costs.
+        second = net.encode(frames[batch:])
+        yield
+        first = second
+        coarse = net.coarse(first, second, net.match(first, second), t)
+        yield
+        gate = None if kind is None else fixed_gate(masks[kind])
+        net.interpolate(frames[:batch], frames[batch:], first, second, coarse, t, gate, backend)
+        yield
+
+    for turn in range(turns + 1):
+        for kind in kinds:
+            seconds = {}
+            stages = run(kind)
+            begun = _now(device)
+            for stage, _ in zip(STAGES, stages, strict=True):
+                ended = _now(device)
+                seconds[stage], begun = (ended - begun) / batch, ended
+            if turn:  # the first one warms up
+                found[kind].append(seconds)
+            display.advance()
+    dense = cost.encode + cost.match + cost.dense
+    measured = []
+    for kind in kinds:
+        spent = dense
+        if kind is not None:
+            shares = [
+                float(performed_share(mask, rows // stride, columns // stride, backend).mean())
+                for mask, stride in zip(masks[kind], engine.strides, strict=True)
+            ]
+            spent = cost.encode + cost.match + cost.performed(shares)
+        medians = {stage: median(seconds[stage] for seconds in found[kind]) for stage in STAGES}
+        measured.append(Measured(kind, medians, spent / dense))
+    products = _products(lambda: list(run(None)), device, turns)
+    for _ in kinds:
+        display.advance()
+    return Timing(width, height, batch, measured, products / batch)
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every convolution and matrix product with its operands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if any(name.startswith(product) for product in _PRODUCTS):
+            self.calls.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _products(run: Callable[[], object], device: torch.device, turns: int) -> float:
+    """Seconds of the convolutions and matrix products of a run, one after the other and nothing between."""
+    with _Recorder() as recorder:
+        run()
+    spent = []
+    for _ in range(turns + 1):
+        begun = _now(device)
+        for func, args, kwargs in recorder.calls:
+            func(*args, **kwargs)
+        spent.append(_now(device) - begun)
+    return median(spent[1:])
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _pictures(count: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(count, 3, height // 8, width // 8, generator=generator)
+    return F.interpolate(noise, (height, width), mode="bilinear", align_corners=False)
+
+
+def _masks(net: UGSP, height: int, width: int, batch: int, density: float) -> list[Tensor]:
+    """Nested masks of connected regions, coarse to fine, with the density at every level."""
+    masks = []
+    for level in PRUNED:
+        side = net.config.grid_stride(level)
+        rows, columns = height // side, width // side
+        generator = torch.Generator().manual_seed(1)
+        coarse = torch.rand(batch, 1, 6, 8, generator=generator)
+        field = F.interpolate(coarse, (rows, columns), mode="bicubic", align_corners=False).flatten(1)
+        chosen = field.topk(round(density * rows * columns), dim=1).indices
+        masks.append(torch.zeros_like(field).scatter_(1, chosen, 1.0).view(batch, 1, rows, columns))
+    return masks
+
+
+def document(engine: Interpolator, timings: Sequence[Timing]) -> dict[str, Any]:
+    """Everything as plain values."""
+    return {"schema": 1, "machine": _machine(engine), "timings": [asdict(timing) for timing in timings]}
+
+
+def print_timings(console: Console, engine: Interpolator, timings: Sequence[Timing]) -> None:
+    """A table for each size."""
+    machine = _machine(engine)
+    console.print(
+        f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}, {machine['precision']}, "
+        f"backend {machine['backend']}"
+    )
+    for timing in timings:
+        table = Table(title=f"{timing.width}x{timing.height}, seconds for each made frame")
+        for column in ("computed", *STAGES, "all", "frames/s", "time", "MACs"):
+            table.add_column(column, justify="right")
+        dense = timing.rows[0].total
+        for row in timing.rows:
+            table.add_row(
+                "dense" if row.density is None else f"{100 * row.density:.0f} %",
+                *(f"{row.seconds[stage]:.4f}" for stage in STAGES),
+                f"{row.total:.4f}",
+                f"{1 / row.total:.1f}",
+                f"{row.total / dense:.2f}",
+                f"{row.macs:.2f}",
+            )
+        console.print(table)
+        console.print(
+            f"The dense network's convolutions and matrix products alone: {timing.products:.4f} s, "
+            f"{100 * timing.products / dense:.0f} % of its time"
+        )
+
+
+def _machine(engine: Interpolator) -> dict[str, Any]:
+    device = torch.device(engine.device)
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "name": name,
+        "device": engine.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": engine.precision,
+        "backend": engine.backend,
+        "model": engine.model_name,
+        "weights_sha256": engine.weights_sha256,
+    }
