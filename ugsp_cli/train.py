@@ -57,8 +57,14 @@ __all__ = ["train"]
 )
 @click.option("--size", type=click.IntRange(min=64), help="Side of the crops, pixels. Default: 128 (paper: 224).")
 @click.option("--batch", type=click.IntRange(min=1), help="Crops in a step of each process. Default: 16 (paper: 32).")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Highest learning rate. Default: 5e-4.")
-@click.option("--prune-from", type=click.FloatRange(0, 1), help="Share of the run after which pruning is trained too.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="Highest learning rate. Default: 5e-4; --from: 2e-4."
+)
+@click.option(
+    "--prune-from",
+    type=click.FloatRange(0, 1),
+    help="Share of the run after which pruning is trained too. Default: 0.45; --from: 0.",
+)
 @click.option("--labels", type=click.Choice(["change", "uncertainty"]), help="What the masks learn to follow.")
 @click.option("--pruning/--no-pruning", default=True, help="Train the pruned branch. Default: on.")
 @click.option("--supervision/--no-supervision", default=True, help="Show the masks what to keep. Default: on.")
@@ -141,6 +147,8 @@ def train(
             fitting = "refine" if net.refine else "plain"
             raise UsageError(f"--from {start} is not a network of --variant {variant}", f"Give --variant {fitting}.")
         config = TrainConfig(net=net, variant=variant)
+        if weights:  # whose masks have learnt already
+            config = replace(config, rate=2e-4, prune_from=0.0)
     plan: dict[str, Any] = {"size": size, "batch": batch, "teacher": teacher}
     changes: dict[str, Any] = {
         "plan": replace(config.plan, **{name: value for name, value in plan.items() if value is not None}),
