@@ -30,6 +30,7 @@ class FakeEngine:
     def __init__(self, batch_size: int = 2, before: Callable[[], None] | None = None) -> None:
         """before: called before every batch; may raise or wait."""
         self.batch_size = batch_size
+        self.notes: list[str] = []
         self.requests: list[Request] = []
         self.batches: list[int] = []
         self.resets = 0

@@ -13,7 +13,7 @@ from tests.nets import SMALL, small_net
 from ugsp_cli import engine as engine_module
 from ugsp_cli.decode import Frame
 from ugsp_cli.engine import EngineOptions, Interpolator, Request, resolve_device
-from ugsp_cli.errors import UsageError
+from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.media import ColourTags, PixelLayout
 from ugsp_net import checkpoint
 from ugsp_net.cost import network_cost
@@ -139,6 +139,55 @@ def test_large_frames_are_looked_at_smaller(weights: str) -> None:
     sizes = {(1080, 1920): 1, (1440, 2560): 1, (2160, 3840): 2, (2160, 4096): 2, (3840, 2160): 2, (4320, 7680): 4}
     assert {size: engine._factor(*size) for size in sizes} == sizes
     assert Interpolator(EngineOptions(weights, flow_scale="0.5"))._factor(64, 64) == 2
+
+
+class Small:
+    """A network on a device with room for so many pixels at once."""
+
+    def __init__(self, engine: Interpolator, pixels: int, error: Exception) -> None:
+        self.original = engine._net.interpolate
+        self.pixels = pixels
+        self.error = error
+
+    def __call__(self, frame0: torch.Tensor, *arguments: object) -> object:
+        if frame0[:, 0].numel() > self.pixels:
+            raise self.error
+        return self.original(frame0, *arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory: ...")]
+)
+def test_where_memory_runs_out_less_is_done_at_once(
+    error: Exception, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [frame(index, 128, 64) for index in range(5)]
+    requests = [Request(frames[index], frames[index + 1], 0.5) for index in range(4)]
+    engine = Interpolator(EngineOptions(weights, precision="fp32", batch_size=4))
+    expected = engine.interpolate(requests)
+    assert engine.notes == []
+    for room, batch, factor in ((2, 2, 1), (1, 1, 1), (0.3, 1, 2), (0.1, 1, 4)):
+        engine.reset()
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._net, "interpolate", Small(engine, int(room * 128 * 64), error))
+            made = engine.interpolate(requests)
+        assert len(made) == 4
+        assert (engine.batch_size, engine._factor(64, 128)) == (batch, factor)
+        assert len(engine.notes) == {2: 1, 1: 2, 0.3: 3, 0.1: 4}[room]
+        for one, other in zip(made, expected, strict=True):
+            difference = np.abs(one.planes[0].astype(int) - other.planes[0])
+            assert difference.max() <= (1 if factor == 1 else 255)
+    engine.reset()
+    monkeypatch.setattr(engine._net, "interpolate", Small(engine, 0, error))
+    with pytest.raises(UgspError, match="not enough memory on cpu for frames of 128x64"):
+        engine.interpolate(requests)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Interpolator(EngineOptions(weights))
+    monkeypatch.setattr(engine._net, "interpolate", Small(engine, 0, RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        engine.interpolate([Request(frame(0), frame(1), 0.5)])
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,13 @@ def test_runs_outside_the_main_thread(tmp_path: Path) -> None:
     assert done == [8]
 
 
+def test_what_the_network_had_to_give_up_is_told(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mp4", Clip(4, Fraction(30)))
+    engine = FakeEngine()
+    engine.notes.append("memory ran out")
+    assert "memory ran out" in run_job(job_to(tmp_path, source), engine, SilentDisplay()).notes
+
+
 def test_sound_is_copied_but_not_into_slow_motion(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mp4", Clip(sounds=[Sound()]))
     run_job(job_to(tmp_path, source), FakeEngine(), SilentDisplay())

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ugsp_cli.colour import planes_to_rgb, rgb_to_planes
 from ugsp_cli.decode import Frame
-from ugsp_cli.errors import UsageError
+from ugsp_cli.errors import UgspError, UsageError
 from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory
 from ugsp_net.config import STRIDES
@@ -31,6 +31,8 @@ __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolato
 FLOW_FACTORS = ((2560 * 1440, 1), (4096 * 2304, 2))
 """Pixels up to which frames are seen by the network that many times smaller; beyond, four times. What moves by more
 than 64 pixels is not matched, and 4K frames move by more; so far no 4K footage has been measured."""
+
+MOST_COARSE = 4
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -117,13 +119,17 @@ class Interpolator:
         self.strides = tuple(STRIDES[index] for index in PRUNED)
         self._flow_scale = options.flow_scale
         self._auto_batch = options.batch_size == "auto"
-        self.batch_size = 1 if self._auto_batch else int(options.batch_size)
+        self._wanted_batch = self.batch_size = 1 if self._auto_batch else int(options.batch_size)
         self._device = device
         self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
         self._gate = _gate(options)
         self._sources: OrderedDict[int, _Source] = OrderedDict()
         self._volumes: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
         self._cost: Cost | None = None
+        self._most: int | None = None
+        self._coarser = 1
+        self.notes: list[str] = []
+        """What the user should know of the frames since ``reset``."""
 
     @property
     def network(self) -> UGSP:
@@ -132,27 +138,59 @@ class Interpolator:
 
     def batch_at(self, width: int, height: int) -> int:
         """Frames made at once in pictures of that size."""
-        return _batch_for(width, height, self._device) if self._auto_batch else self.batch_size
+        size = _batch_for(width, height, self._device) if self._auto_batch else self._wanted_batch
+        return size if self._most is None else min(size, self._most)
 
     def reset(self) -> None:
         """Forget all frames: before another file, whose indices start again."""
         self._sources.clear()
         self._volumes.clear()
         self._cost = None
+        self._most, self._coarser = None, 1
+        self.notes = []
 
     @torch.inference_mode()
     def interpolate(self, requests: Sequence[Request], masks: bool = False) -> list[Made]:
         """Make frames, in the order asked for. All frames have one size. masks: whether to hand out the masks too.
 
         Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
+        Where memory runs out, fewer frames are made at once, then the network sees smaller ones; ``notes`` tells.
+        Raises UgspError where that does not help.
         """
-        if requests and self._auto_batch:
+        made: list[Made] = []
+        while len(made) < len(requests):
             height, width = requests[0].left.planes[0].shape
             self.batch_size = self.batch_at(width, height)
-        made: list[Made] = []
-        for start in range(0, len(requests), self.batch_size):
-            made.extend(self._batch(requests[start : start + self.batch_size], masks))
+            try:
+                made.extend(self._batch(requests[len(made) : len(made) + self.batch_size], masks))
+                fitted = True
+            except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError
+                if not _is_out_of_memory(error):
+                    raise
+                fitted = False
+            if not fitted:  # outside the handler, whose traceback holds on to the tensors that did not fit
+                self._shrink(height, width)
         return made
+
+    def _shrink(self, height: int, width: int) -> None:
+        """Make do with less memory. Raises UgspError where there is nothing left to give up."""
+        self._sources.clear()
+        self._volumes.clear()
+        self._cost = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        factor = self._factor(height, width)
+        if self.batch_size > 1:
+            self._most = self.batch_size // 2
+            self.notes.append(f"memory ran out: {self._most} frames are made at once, not {self.batch_size}")
+        elif self._flow_scale == "auto" and factor < MOST_COARSE:
+            self._coarser *= 2
+            self.notes.append(f"memory ran out: motion is looked for at 1/{2 * factor} of the size (--flow-scale)")
+        else:
+            raise UgspError(
+                f"there is not enough memory on {self.device} for frames of {width}x{height}",
+                "Use a smaller --flow-scale, another --device, or close other programs.",
+            )
 
     def _batch(self, requests: Sequence[Request], masks: bool) -> list[Made]:
         net = self._net
@@ -250,7 +288,8 @@ class Interpolator:
         """How many times smaller the network sees frames of a size."""
         if self._flow_scale != "auto":
             return round(1 / float(self._flow_scale))
-        return next((factor for most, factor in FLOW_FACTORS if height * width <= most), 4)
+        factor = next((factor for most, factor in FLOW_FACTORS if height * width <= most), MOST_COARSE)
+        return min(MOST_COARSE, factor * self._coarser)
 
     def _forget(self) -> None:
         """Keep the newest frame and its predecessor: requests come in order."""
@@ -334,6 +373,11 @@ def _batch_for(width: int, height: int, device: torch.device) -> int:
     if device.type == "cpu":
         return 1
     return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch has a type for it on CUDA; on the processor its allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
 def _stack(encodings: list[Encoding]) -> Encoding:

@@ -52,6 +52,8 @@ class Engine(Protocol):
     backend: str
     strides: tuple[int, ...]
     batch_size: int
+    notes: list[str]
+    """What the user should know of the frames since ``reset``."""
 
     def interpolate(self, requests: Sequence[Request]) -> list[Made]:
         """The requested frames, in order."""
@@ -326,7 +328,7 @@ class _Run:
         In the main thread on purpose: an interrupt here still ends the writer's `with` block with an error, and an
         output that was interrupted does not appear.
         """
-        notes = list(self._reader.notes)
+        notes = [*self._reader.notes, *self._engine.notes]
         if self._reader.corrupt:
             notes.append(f"{self._reader.corrupt} damaged packets of the input were skipped")
         if self._reader.dropped:
