@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tests.clips import Clip, make_clip
@@ -34,9 +39,48 @@ def test_a_run_gives_weights_and_goes_on(clips: Path, tmp_path: Path) -> None:
     code, output = run(*common, "--steps", 3, "--resume")
     assert code == 0, output
     assert checkpoint.load(out / "last.safetensors").provenance["samples"] == 6
-    code, output = run(*common, "--steps", 1, "--from", out / "last.safetensors")
+    code, output = run(*common, "--steps", 3)
+    assert code == 2
+    assert "there is a run in" in output
+    code, output = run(*common, "--steps", 4, "--resume", "--rate", "1e-3")
+    assert code == 2
+    assert "begun with another rate" in output
+    other = ("--data", clips, "-o", tmp_path / "other", "--no-teacher", "--size", 64, "--batch", 2)
+    code, output = run(*other, "--steps", 1, "--from", out / "last.safetensors")
     assert code == 0, output
-    assert checkpoint.load(out / "last.safetensors").provenance["samples"] == 2
+    assert checkpoint.load(tmp_path / "other" / "last.safetensors").provenance["samples"] == 2
+
+
+def test_an_interrupt_lets_the_step_end_and_saves(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["train", "--data", clips, "-o", out, "--no-teacher", "--size", 64, "--batch", 2, "--minutes", 30]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ugsp_cli", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume goes on" in errors
+    step = torch.load(out / "last.pt", weights_only=True)["step"]
+    arguments = (
+        "--data",
+        clips,
+        "-o",
+        out,
+        "--no-teacher",
+        "--size",
+        64,
+        "--batch",
+        2,
+        "--resume",
+        "--steps",
+        step + 1,
+    )
+    code, output = run(*arguments)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(

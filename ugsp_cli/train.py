@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +15,7 @@ from ugsp_cli.options import Talk, talk_options
 
 if TYPE_CHECKING:
     from ugsp_net.training.config import TrainConfig
+    from ugsp_net.training.trainer import Trainer
 
 __all__ = ["train"]
 
@@ -123,14 +128,12 @@ def train(
     """
     from dataclasses import replace
 
-    from ugsp_cli.errors import InputError, UsageError
+    from ugsp_cli.errors import UsageError
 
     if (minutes is None) == (steps is None):
         raise UsageError("how long to train is not clear", "Give either --minutes or --steps.")
     if size is not None and size % 16:
         raise UsageError(f"crops of {size} pixels do not fit the network", "Give --size a multiple of 16.")
-    if resume and not (folder / "last.pt").is_file():
-        raise InputError(f"there is no run to resume in {folder}", "Leave out --resume to begin one.")
     if start and preset == "paper":
         raise UsageError("--from names a network and so does --preset paper", "Leave out one of the two.")
 
@@ -184,6 +187,7 @@ def _run(
     talk: Talk,
 ) -> None:
     """Open the clips and train, in this process alone or as one of torchrun's."""
+    import importlib.util
     import os
 
     import torch
@@ -191,12 +195,18 @@ def _run(
 
     from ugsp_cli.console import print_note, stdout
     from ugsp_cli.engine import load_weights
-    from ugsp_cli.errors import InputError, UsageError
+    from ugsp_cli.errors import ExitCode, InputError, UsageError
     from ugsp_net.training.clips import open_bank
     from ugsp_net.training.device import DeviceBatches
     from ugsp_net.training.trainer import Trainer
     from ugsp_net.training.validation import Validation, hold_out
 
+    if resume != (folder / "last.pt").is_file():
+        if resume:
+            raise InputError(f"there is no run to resume in {folder}", "Leave out --resume to begin one.")
+        raise InputError(f"there is a run in {folder} already", "Go on with it by --resume, or name another folder.")
+    if config.plan.teacher and importlib.util.find_spec("cv2") is None:
+        raise UsageError("the optical-flow teacher needs OpenCV", "pip install 'ugsp[train]', or give --no-teacher.")
     where = torch.device(device)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several:
@@ -206,18 +216,21 @@ def _run(
         distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     first = not several or distributed.get_rank() == 0
     try:
-        # The first process decodes; the others find what it left.
-        if not first:
-            distributed.barrier()
-        bank = open_bank(data, cache or folder)
-        validation = None
-        if held_out is not None:
-            validation = Validation(open_bank(held_out, cache or folder))
-        else:
-            bank, kept_out = hold_out(bank)
-            validation = Validation(kept_out) if kept_out else None
-        if several and first:
-            distributed.barrier()
+        try:
+            # The first process decodes; the others find what it left.
+            if not first:
+                distributed.barrier()
+            bank = open_bank(data, cache or folder)
+            validation = None
+            if held_out is not None:
+                validation = Validation(open_bank(held_out, cache or folder))
+            else:
+                bank, kept_out = hold_out(bank)
+                validation = Validation(kept_out) if kept_out else None
+            if several and first:
+                distributed.barrier()
+        except (FileNotFoundError, ValueError) as error:
+            raise InputError(str(error), "See ugsp train --help.") from error
         if validation is None and first and not talk.quiet:
             print_note("too few clips to keep one out of training: give --validate to see what the run is worth")
         dataset = None
@@ -228,24 +241,52 @@ def _run(
             workers = max(1, (os.cpu_count() or 2) - 1) if where.type == "cuda" else 1
         trainer = Trainer(config, bank, folder, where, validation=validation, dataset=dataset, workers=workers)
         if resume:
-            trainer.resume()
+            try:
+                trainer.resume()
+            except ValueError as error:
+                raise InputError(str(error), "Give the options that it was begun with.") from error
         elif start:
             trainer.start_from(load_weights(start).net)
-        display = _Report(quiet=talk.quiet)
-        trainer.run(report=display)
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(str(error), "See ugsp train --help.") from error
-    except RuntimeError as error:
-        if "OpenCV" not in str(error) and "not finite" not in str(error):
+        try:
+            with _stops_at_interrupt(trainer, enabled=not several):
+                trainer.run(report=_Report(quiet=talk.quiet))
+        except RuntimeError as error:
+            if "not finite" in str(error):
+                raise InputError(str(error), "See log.jsonl in the run's folder.") from error
             raise
-        raise UsageError(str(error).splitlines()[-1], "See ugsp train --help.") from error
     finally:
         if several:
             distributed.destroy_process_group()
+    if trainer.stopping:
+        print_note("stopped; the same command with --resume goes on")
+        click.get_current_context().exit(ExitCode.INTERRUPTED)
     if first:
         stdout().print(
             f"{folder / 'last.safetensors'}: {trainer.samples} samples in {trainer.seconds / 60:.1f} minutes"
         )
+
+
+@contextlib.contextmanager
+def _stops_at_interrupt(trainer: Trainer, enabled: bool) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM let the step end and save; a second one ends at once.
+
+    Not where several processes share a run: those must all stop at the same step.
+    """
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if trainer.stopping:
+            raise KeyboardInterrupt
+        trainer.stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Report:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -98,6 +99,8 @@ class Trainer:
         """Batches taken so far: those of undone steps count too, so that a bad one is not met again."""
         self.samples = 0
         self.seconds = 0.0
+        self.stopping = False
+        """Set (by a signal's handler, say) to end ``run`` after the step that it is in."""
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -135,10 +138,9 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         counted, setbacks = 0, 0
         since = saved = time.monotonic()
-        if not (self.folder / "last.pt").exists():
-            self.save()
+        self.save()  # there must be something to go back to
         self._wait()
-        while self.progress < until:
+        while self.progress < until and not self.stopping:
             begun = self.clock()
             values = self._train_step(next(batches))
             self.seconds = self._first_of(self.seconds + self.clock() - begun)
@@ -181,7 +183,8 @@ class Trainer:
                     saved, setbacks = time.monotonic(), 0
             sums, counted, since = {}, 0, time.monotonic()
         self.save()
-        self._validate(report)
+        if not self.stopping:
+            self._validate(report)
         self._wait()
 
     def _loader(self) -> DataLoader[Batch]:
@@ -369,5 +372,6 @@ class _Numbers(torch.utils.data.Sampler[int]):
 
 
 def _prepare_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides
     torch.set_num_threads(1)
     keep_freed_memory()
