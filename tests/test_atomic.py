@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,23 @@ def test_written_parts_can_be_read_and_changed(tmp_path: Path) -> None:
     assert file.read() == b"abXYef"
     assert file.path.read_bytes() == b"abXYef"
     file.discard()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    script = (
+        "import os, sys; from pathlib import Path; from ugsp_cli.atomic import AtomicFile;"
+        "AtomicFile(Path(sys.argv[1]), overwrite=False).write(b'half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    assert len(names(tmp_path)) == 1
+    kept = [".out.mp4", ".out.01234567.mkv", ".out.0123456g.mp4", "out.01234567.mp4", ".other.01234567.mp4"]
+    for name in kept:
+        (tmp_path / name).touch()
+    running = AtomicFile(target, overwrite=False)
+    assert names(tmp_path) == sorted([*kept, running.path.name])
+    second = AtomicFile(target, overwrite=False)
+    assert names(tmp_path) == sorted([*kept, running.path.name, second.path.name])  # that of a living one stays
+    running.commit()
+    second.discard()
+    assert names(tmp_path) == sorted([*kept, "out.mp4"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+import re
 import secrets
 from io import FileIO
 from pathlib import Path
 
 from ugsp_cli.errors import OutputError
+
 
 __all__ = ["AtomicFile"]
 
@@ -26,12 +30,21 @@ class AtomicFile:
         check_target(target, overwrite)
         # The extension stays, because FFmpeg and people tell formats by it; the dot hides the file from globs. A name
         # that is as long as the system allows is shortened.
-        self.path = target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}{target.suffix}")
+        stem = f".{target.stem[:50]}."
+        _remove_abandoned(target.parent, stem, target.suffix)
+        there = False
+        while not there:
+            self.path = target.with_name(f"{stem}{secrets.token_hex(4)}{target.suffix}")
+            try:
+                self._file = FileIO(self.path, "x+")
+            except OSError as error:
+                raise OutputError(f"{self.path.parent} cannot be written: {error.strerror}", _FOLDER_HINT) from error
+            _lock(self._file)
+            # Before it was locked, another process may have taken it for an abandoned one.
+            there = self.path.exists()
+            if not there:
+                self._file.close()
         self.name = f"file:{self.path}"
-        try:
-            self._file = FileIO(self.path, "x+")
-        except OSError as error:
-            raise OutputError(f"{self.path.parent} cannot be written: {error.strerror}", _FOLDER_HINT) from error
 
     @property
     def closed(self) -> bool:
@@ -85,7 +98,34 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target.parent} cannot be written: no permission", _FOLDER_HINT)
 
 
+_KNOWS_LOCKS = importlib.util.find_spec("fcntl") is not None
+"""Not on Windows."""
+
 _FOLDER_HINT = "Choose another folder with -o, or check its permissions and free space."
+
+
+def _lock(file: FileIO) -> None:
+    """Mark a file as being written for as long as this process lives: the system forgets a lock with its process, also
+    after kill -9. Some network folders know no locks; what is abandoned there stays."""
+    if _KNOWS_LOCKS:
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+
+
+def _remove_abandoned(folder: Path, stem: str, suffix: str) -> None:
+    """Remove unfinished files for the same target that a process left when it was killed."""
+    if not _KNOWS_LOCKS:  # nobody can tell which are abandoned
+        return
+    import fcntl
+
+    name = re.compile(re.escape(stem) + "[0-9a-f]{8}" + re.escape(suffix))
+    for path in folder.iterdir():
+        if name.fullmatch(path.name):
+            with contextlib.suppress(OSError), FileIO(path, "r+") as file:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
