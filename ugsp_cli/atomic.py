@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ugsp_cli.errors import OutputError
 
-
 __all__ = ["AtomicFile"]
 
 
