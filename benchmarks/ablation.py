@@ -133,6 +133,17 @@ def train(arguments: argparse.Namespace) -> None:
     checkpoint.save(trainer.net, run / "raw.safetensors", trainer.provenance())
 
 
+def at_the_end(log: Path) -> dict[str, float]:
+    """How far a run got, and, of its last 500 steps, what sampled masks kept and lost on the training crops."""
+    records = [record for record in map(json.loads, log.read_text().splitlines()) if "psnr" in record][-10:]
+    last = records[-1]
+    found = {"steps": last["step"], "samples": last["samples"], "processor_minutes": last["minutes"]}
+    for name in ("loss_of_psnr", "kept_8", "kept_4", "kept_2"):
+        if name in last:
+            found[f"crops_{name}"] = fmean(record[name] for record in records)
+    return found
+
+
 def hash_text(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
 
@@ -171,8 +182,7 @@ def report(arguments: argparse.Namespace) -> None:
             row[f"gmacs_{how}"] = gmacs * (1 - fmean(skips[title, how]))
     for title, row in rows.items():
         log = runs / title.split(",")[0] / "log.jsonl"
-        last = json.loads(log.read_text().splitlines()[-1])
-        row |= {"steps": last["step"], "samples": last["samples"], "processor_minutes": last["minutes"]}
+        row |= at_the_end(log)
     table = Table("", "samples", "unpruned dB", "pruned dB", "skipped", "GMACs", f"keep {KEEP} dB", "skipped")
     for title, row in rows.items():
         cells = [title, str(row["samples"]), f"{row['psnr_dense']:.2f}"]

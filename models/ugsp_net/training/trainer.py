@@ -177,7 +177,7 @@ class Trainer:
                     },
                     report,
                 )
-                if now - saved > save_every_seconds:
+                if now - saved > save_every_seconds and self.progress < until:
                     self.save()
                     self._validate(report)
                     saved, setbacks = time.monotonic(), 0
