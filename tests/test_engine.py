@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -144,22 +145,26 @@ def test_large_frames_are_looked_at_smaller(weights: str) -> None:
 class Small:
     """A network on a device with room for so many pixels at once."""
 
-    def __init__(self, engine: Interpolator, pixels: int, error: Exception) -> None:
+    def __init__(self, engine: Interpolator, pixels: int, error: Callable[[], Exception]) -> None:
         self.original = engine._net.interpolate
         self.pixels = pixels
         self.error = error
 
     def __call__(self, frame0: torch.Tensor, *arguments: object) -> object:
         if frame0[:, 0].numel() > self.pixels:
-            raise self.error
+            raise self.error()  # a new one: a kept one would keep the frames of its traceback
         return self.original(frame0, *arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory: ...")]
+    "error",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory"),
+        lambda: RuntimeError("DefaultCPUAllocator: not enough memory: ..."),
+    ],
 )
 def test_where_memory_runs_out_less_is_done_at_once(
-    error: Exception, weights: str, monkeypatch: pytest.MonkeyPatch
+    error: Callable[[], Exception], weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = [frame(index, 128, 64) for index in range(5)]
     requests = [Request(frames[index], frames[index + 1], 0.5) for index in range(4)]
@@ -185,7 +190,7 @@ def test_where_memory_runs_out_less_is_done_at_once(
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Interpolator(EngineOptions(weights))
-    monkeypatch.setattr(engine._net, "interpolate", Small(engine, 0, RuntimeError("a bug")))
+    monkeypatch.setattr(engine._net, "interpolate", Small(engine, 0, lambda: RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         engine.interpolate([Request(frame(0), frame(1), 0.5)])
 

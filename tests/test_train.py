@@ -101,6 +101,6 @@ def test_what_is_wrong_is_named(arguments: tuple[str | int, ...], message: str, 
 
 
 def test_a_folder_without_videos(tmp_path: Path) -> None:
-    code, output = run("--data", tmp_path, "-o", tmp_path / "run", "--steps", 1)
+    code, output = run("--data", tmp_path, "-o", tmp_path / "run", "--steps", 1, "--no-teacher")
     assert code == 2
     assert "no clips in" in output

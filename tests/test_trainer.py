@@ -261,7 +261,7 @@ def test_the_papers_preset(variant: str, bank: ClipBank) -> None:
     assert (config.rate, config.rate_last) == (1e-4, 1e-5)
     assert (config.plan.batch, config.plan.size) == (32, 224)
     small = replace(SMALL, any_instant=False, refine=variant == "refine")
-    config = replace(config, net=small, plan=replace(config.plan, size=64, batch=2))
+    config = replace(config, net=small, plan=replace(config.plan, size=64, batch=2, teacher=False))
     batch = Batches(bank, config.plan, 0, 10)[0]
     assert batch.t.tolist() == [0.5, 0.5]
     assert bool(batch.real.all())
