@@ -208,6 +208,7 @@ def test_source_frames_are_let_go(tmp_path: Path) -> None:
 
     engine = FakeEngine(batch_size=1, before=count)
     engine.requests = _Forgetful()
+    gc.collect()  # what the tests before left in cycles
     run_job(job_to(tmp_path, source, limits=Limits(waiting_frames=2)), engine, SilentDisplay())
     assert 2 <= most <= 8
 

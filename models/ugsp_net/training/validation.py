@@ -72,7 +72,7 @@ class Validation:
         height, width = (side - side % alignment for side in (shot.height, shot.width))
         y, x = (shot.height - height) // 2, (shot.width - width) // 2
         cut = self.bank.frames(shot)[example.first : example.first + 3, y : y + height, x : x + width]
-        first, truth, last = (np.ascontiguousarray(frame) for frame in cut)
+        first, truth, last = (frame.copy() for frame in cut)  # torch does not take what is mapped for reading only
         return [first, last], truth
 
 
