@@ -24,6 +24,18 @@ class Conv(nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding if padding is None else padding)
 
 
+class Enlarge(nn.ConvTranspose2d):
+    """A 4x4 stride-2 transposed convolution that keeps its input's type, as ``Conv`` does."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, padding: int = 1) -> Tensor:  # type: ignore[override]
+        """[B, inputs, H, W] -> [B, outputs, 2 H, 2 W]; a padding of 3 cuts off what a halo of one position makes."""
+        assert self.bias is not None
+        return F.conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=padding)
+
+
 class Activation(nn.Module):
     """PReLU, as in the paper, or leaky ReLU."""
 
@@ -114,14 +126,13 @@ class Synthesis(nn.Module):
     def __init__(self, config: NetConfig, width: int) -> None:
         super().__init__()
         self.activation = Activation(config.activation, width)
-        self.enlarge = nn.ConvTranspose2d(width, self.OUTPUTS, 4, stride=2, padding=1)
+        self.enlarge = Enlarge(width, self.OUTPUTS)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, width, H / 2, W / 2] -> [B, 8, H, W] fp32."""
         return self.enlarged(self.activation(hidden))
 
     def enlarged(self, hidden: Tensor, padding: int = 1) -> Tensor:
-        """The transposed convolution alone; a padding of 3 cuts off what a halo of one position makes."""
-        assert self.enlarge.bias is not None
-        weight, bias = self.enlarge.weight.to(hidden.dtype), self.enlarge.bias.to(hidden.dtype)
-        return F.conv_transpose2d(hidden, weight, bias, stride=2, padding=padding).float()
+        """The transposed convolution alone; padding: see ``Enlarge``."""
+        made: Tensor = self.enlarge(hidden, padding)
+        return made.float()

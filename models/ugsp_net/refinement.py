@@ -11,21 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ugsp_net.blocks import Activation, Conv, Encoder
+from ugsp_net.blocks import Activation, Conv, Encoder, Enlarge
 from ugsp_net.config import CONTEXT_CHANNELS, NetConfig
 from ugsp_net.warp import backward_warp
-
-
-class Enlarge(nn.ConvTranspose2d):
-    """A 4x4 stride-2 transposed convolution that keeps its input's type, as ``Conv`` does."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 4, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """[B, inputs, H, W] -> [B, outputs, 2 H, 2 W]."""
-        assert self.bias is not None
-        return F.conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)
 
 
 class Refinement(nn.Module):

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ugsp_net.blocks import Activation, Level
+from ugsp_net.blocks import Activation, Enlarge, Level
 from ugsp_net.config import NetConfig
 from ugsp_net.network import UGSP, Encoding, Interpolation, he_initialise
-from ugsp_net.refinement import Enlarge
 from ugsp_net.sparse import run_level
 from ugsp_net.training import losses
 from ugsp_net.warp import backward_warp, upsample
