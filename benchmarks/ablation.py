@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py train CLIPS RUNS JOB [--cache DIR] [--scale 1.0]
     python benchmarks/ablation.py report RUNS DEVELOPMENT_CLIPS --json FILE
+    python benchmarks/ablation.py blocks RUNS DEVELOPMENT_CLIPS
 
 The pruning jobs (the paper's table: unpruned, pruned, + labels, + self-contrast, and this project's labels) share one
 first phase of 15 minutes, in which nothing is pruned and no mask learns, and go on from it for 30 minutes each, with
@@ -28,6 +29,7 @@ import torch
 from quality import picture, run_network, tasks
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ugsp_cli.engine import EngineOptions, Interpolator
@@ -37,6 +39,7 @@ from ugsp_net.cost import network_cost
 from ugsp_net.metrics import psnr
 from ugsp_net.training.clips import open_bank
 from ugsp_net.training.data import Batch, Batches, BatchPlan
+from ugsp_net.training.labels import UncertaintyLabels, make_labeller
 from ugsp_net.training.trainer import TrainConfig, Trainer
 
 NET = NetConfig(
@@ -133,6 +136,48 @@ def train(arguments: argparse.Namespace) -> None:
     checkpoint.save(trainer.net, run / "raw.safetensors", trainer.provenance())
 
 
+@torch.inference_mode()
+def blocks(arguments: argparse.Namespace) -> None:
+    """Of the squared error that the pruned levels remove, the share in the 40 % of blocks that score highest: by that
+    error itself (oracle), by the change, by the uncertainty, and by the first gate."""
+    found: dict[str, dict[str, list[float]]] = {}
+    t = torch.tensor([0.5])
+    for task in tasks(arguments.clips, "half", arguments.only.split(",")):
+        for index, _, true in task.wanted[2::9][:2]:
+            shown = [task.kept[index], task.kept[index + 1], true]
+            first, second, truth = (
+                torch.from_numpy(picture(one.planes, one)).permute(2, 0, 1)[None].float() / 255 for one in shown
+            )
+            height, width = (side - side % NET.alignment for side in truth.shape[-2:])
+            first, second, truth = (one[..., :height, :width].contiguous() for one in (first, second, truth))
+            for name, job in JOBS.items():
+                run = arguments.runs / name
+                if job.config.prune_from == 1 or not run.exists():
+                    continue
+                net = checkpoint.load(run / "last.safetensors").net
+                with torch.autocast("cpu", torch.bfloat16):
+                    full = net(first, second, t)
+                shortcut = net.shortcut(first, second, full.states[0], t)
+                removed = (shortcut - truth).square() - (full.frame - truth).square()
+                gain = F.avg_pool2d(removed.mean(1, keepdim=True), NET.block)
+                change = (shortcut - full.frame).square().mean(1, keepdim=True)
+                scores = {"oracle": gain, "gate": full.logits[0], "change": F.avg_pool2d(change, NET.block)}
+                if job.config.labels == "uncertainty" and job.config.label_weight:
+                    state = torch.load(run / "last.pt", weights_only=True)["objective"]
+                    labeller = make_labeller(job.config)
+                    own = {key.removeprefix("labeller."): value for key, value in state.items() if "labeller." in key}
+                    labeller.load_state_dict(own)
+                    assert isinstance(labeller, UncertaintyLabels)
+                    assert full.hidden is not None
+                    scale = labeller.enlarge(F.relu(full.hidden.float())).clamp(-8, 1).exp()
+                    scores["uncertainty"] = F.avg_pool2d(scale, NET.block)
+                for score, values in scores.items():
+                    chosen = values.flatten().topk(round(KEEP * values.numel())).indices
+                    share = float(gain.flatten()[chosen].sum() / gain.clamp(min=0).sum())
+                    found.setdefault(name, {}).setdefault(score, []).append(share)
+    print(json.dumps({name: {score: fmean(some) for score, some in row.items()} for name, row in found.items()}))
+
+
 def at_the_end(log: Path) -> dict[str, float]:
     """How far a run got, and, of its last 500 steps, what sampled masks kept and lost on the training crops."""
     records = [record for record in map(json.loads, log.read_text().splitlines()) if "psnr" in record][-10:]
@@ -214,6 +259,13 @@ def main() -> None:
     reports.add_argument("--frames", type=int, default=20, help="restored in each clip")
     reports.add_argument("--json", type=Path)
     reports.set_defaults(run=report)
+    shares = commands.add_parser("blocks")
+    shares.add_argument("runs", type=Path)
+    shares.add_argument("clips", type=Path, help="development clips")
+    shares.add_argument(
+        "--only", default="bikes,elf,walk,flower,mixed-content,davis-camel,davis-kite-surf,davis-soapbox"
+    )
+    shares.set_defaults(run=blocks)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
