@@ -25,7 +25,7 @@ from ugsp_net.training.device import DeviceBatches, crop_matrices, gather
 from ugsp_net.warp import backward_warp
 
 CPU = torch.device("cpu")
-PLAN = BatchPlan(size=64, batch=8, longest_span=4, largest_shift=8, teacher=False)
+PLAN = BatchPlan(size=64, batch=8, longest_span=4, largest_shift=0.125, teacher=False)
 
 
 # Folders of videos and pictures

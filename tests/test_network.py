@@ -182,6 +182,34 @@ def test_encoding_is_what_interpolate_takes() -> None:
     assert isinstance(encoding, Encoding)
     shapes = [tuple(feature.shape) for feature in encoding.features]
     assert shapes == [(1, 8, 32, 48), (1, 8, 16, 24), (1, 12, 8, 12), (1, 16, 4, 6)]
+    assert encoding.smaller is not None
+    assert encoding.smaller.smaller is None
+    # Half of 96 and of 64, filled up to multiples of 16.
+    shapes = [tuple(feature.shape) for feature in encoding.smaller.features]
+    assert shapes == [(1, 8, 16, 24), (1, 8, 8, 12), (1, 12, 4, 6), (1, 16, 2, 3)]
+
+
+@pytest.mark.parametrize("scales", [1, 2, 3])
+def test_scales_share_all_weights(scales: int) -> None:
+    """More scales are no more parameters; sizes that do not halve to whole blocks are filled up and cut."""
+    one, net = small_net(dataclasses.replace(SMALL, scales=1)), small_net(dataclasses.replace(SMALL, scales=scales))
+    assert net.state_dict().keys() == one.state_dict().keys()
+    frames, t = smooth_frames(4, 48, 80), torch.tensor([0.3, 0.6])
+    first, second = net.encode(frames).chunk(2)
+    joined = Encoding.join([*first.chunk(2), *second.chunk(2)])
+    for together, apart in zip(net.encode(frames).features, joined.features, strict=True):
+        torch.testing.assert_close(together, apart)
+    state = net.coarse(first, second, net.match(first, second), t)
+    assert state.flow.shape == (2, 4, 3, 5)
+    alone = net(frames[1:2], frames[3:4], t[1:])
+    torch.testing.assert_close(net(frames[:2], frames[2:], t).frame[1:], alone.frame, atol=1e-5, rtol=1e-4)
+
+
+def test_scales_need_matching() -> None:
+    with pytest.raises(ValueError, match="needs matching"):
+        NetConfig(scales=2, matching_radius=(0, 0, 0, 0))
+    with pytest.raises(ValueError, match="at least 1"):
+        NetConfig(scales=0)
 
 
 @pytest.mark.parametrize("factor", [2, 4])

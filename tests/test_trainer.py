@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net.config import NetConfig
 from ugsp_net.cost import network_cost
 from ugsp_net.masks import hard_gate
+from ugsp_net.network import UGSP
+from ugsp_net.precision import autocast
 from ugsp_net.training import curve
 from ugsp_net.training.clips import ClipBank, Shot
 from ugsp_net.training.config import TrainConfig
@@ -27,7 +30,7 @@ from ugsp_net.training.trainer import Trainer
 from ugsp_net.training.validation import Validation, hold_out
 
 CPU = torch.device("cpu")
-PLAN = BatchPlan(size=64, batch=4, longest_span=4, largest_shift=8, teacher=False)
+PLAN = BatchPlan(size=64, batch=4, longest_span=4, largest_shift=0.125, teacher=False)
 CONFIG = TrainConfig(net=SMALL, plan=PLAN, steps=6, warmup=2, prune_from=0.34)
 
 
@@ -178,7 +181,7 @@ def test_validation_measures_what_it_says(bank: ClipBank) -> None:
     for example in validation.examples:
         frames = bank.frames(example.shot)[example.first : example.first + 3]
         first, truth, last = (torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 255 for frame in frames)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(CPU, "auto"):
             full, pruned = (net(first, last, torch.tensor([0.5]), gate) for gate in (None, hard_gate()))
         for name, made in (("psnr", full), ("psnr_pruned", pruned)):
             rounded = (made.frame.clamp(0, 1) * 255).round()
@@ -189,6 +192,34 @@ def test_validation_measures_what_it_says(bank: ClipBank) -> None:
     for name, values in wanted.items():
         assert measured[name] == pytest.approx(np.mean(values), abs=1e-3)
     assert 0 < measured["ssim_pruned"] < 1
+
+
+def test_measuring_takes_little_of_the_time(bank: ClipBank, tmp_path: Path) -> None:
+    """However often a run saves, it does not measure itself again before twenty times as long has passed."""
+
+    class Slow(Validation):
+        measured = 0
+
+        def measure(self, net: UGSP) -> dict[str, float]:
+            self.measured += 1
+            time.sleep(1)
+            return {"psnr": 0.0}
+
+    validation = Slow(bank, count=1)
+    trainer = Trainer(replace(CONFIG, steps=4), bank, tmp_path / "run", CPU, validation=validation, workers=0)
+    trainer.run(log_every=1, save_every_seconds=0, report=lambda record: None)
+    assert validation.measured == 2  # once on the way, once at the end
+
+
+@pytest.mark.parametrize(
+    ("fast", "precision", "half"), [(True, "auto", True), (False, "auto", False), (False, "bf16", True)]
+)
+def test_bf16_only_where_it_is_fast_or_asked_for(
+    fast: bool, precision: str, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ugsp_net.precision.has_fast_bf16", lambda: fast)
+    with autocast(CPU, precision):
+        assert torch.is_autocast_enabled("cpu") == half
 
 
 def test_clips_are_held_out_where_there_are_enough(tmp_path: Path) -> None:

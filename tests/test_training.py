@@ -35,7 +35,7 @@ def bank(tmp_path: Path) -> ClipBank:
     return ClipBank(path, shots)
 
 
-PLAN = BatchPlan(size=64, batch=4, longest_span=4, largest_shift=8, teacher=False)
+PLAN = BatchPlan(size=64, batch=4, longest_span=4, largest_shift=0.125, teacher=False)
 
 
 def test_synthetic_flow_fetches_the_frame_at_the_instant() -> None:

@@ -73,7 +73,7 @@ def test_the_refinement_changes_the_frame_alone(height: int, width: int) -> None
     assert made.frame.shape == made.unrefined.shape == (2, 3, height, width)
     assert made.frame.dtype == torch.float32
     change = (made.frame - made.unrefined).abs()
-    assert 1e-3 < change.max() < 1
+    assert 1e-3 < change.max() <= 1  # below 1, but for rounding
     net.refinement = None
     plain = net(frames[:2], frames[2:], torch.tensor([0.3, 0.6]))
     torch.testing.assert_close(plain.frame, made.unrefined)

@@ -23,6 +23,7 @@ from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate
 from ugsp_net.network import UGSP, Encoding, channels_last
+from ugsp_net.precision import has_fast_bf16
 from ugsp_net.sparse import BACKENDS, performed_share, why_not
 from ugsp_net.warp import blend_enlarged
 
@@ -317,12 +318,6 @@ def resolve_device(text: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"{text} is not there: {torch.cuda.device_count()} CUDA devices", "Use --device cpu.")
     return str(device)
-
-
-def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bf16 itself (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slower than fp32."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check is not None and check())
 
 
 def _resolve_precision(text: str, device: torch.device) -> str:

@@ -34,6 +34,9 @@ class NetConfig:
     """Largest displacement, in positions of the level, of the correlation between both frames' features; 0: none."""
     matching_channels: tuple[int, int, int, int] = (0, 16, 24, 48)
     """Channels to which a level's correlation is reduced before it enters the head."""
+    scales: int = 2
+    """Sizes of the picture at which motion is looked for, each half the one before, with the same weights: smallest
+    first, and each finds what the one before has left. 1: at the picture's own size only, as the paper."""
     activation: str = "leaky"
     """``leaky`` (slope 0.1: nothing to learn, cheap to differentiate) or ``prelu`` (as the paper)."""
     block: int = 16
@@ -51,6 +54,12 @@ class NetConfig:
         for field in ("encoder_channels", "widths", "depths", "matching_radius", "matching_channels"):
             if len(getattr(self, field)) != len(STRIDES):
                 raise ValueError(f"{field} needs one value for each of the strides {STRIDES}")
+        if self.scales < 1:
+            raise ValueError(f"scales must be at least 1, not {self.scales}")
+        if self.scales > 1 and not self.matching_radius[-1]:
+            raise ValueError(
+                "more than one scale needs matching at stride 16, which finds what the smaller one has left"
+            )
         if self.matching_radius[0]:
             raise ValueError("there is no matching at stride 2: it would cost more than the level itself")
 
@@ -93,6 +102,7 @@ class NetConfig:
             depths=(4, 5, 5, 5),
             matching_radius=(0, 0, 0, 0),
             matching_channels=(0, 0, 0, 0),
+            scales=1,
             activation="prelu",
             block=2,
             any_instant=False,

@@ -19,11 +19,12 @@ class Cost:
     """MACs of one picture size. Pictures already have sides that are multiples of ``config.alignment``."""
 
     encode: int
-    """Encoding one frame, with the refinement's context where there is one; once for every source frame."""
+    """Encoding one frame at all scales, with the refinement's context where there is one; once for every source
+    frame."""
     match: int
-    """Correlating a pair at stride 16; once for every pair."""
+    """Correlating a pair at stride 16 of its smallest scale; once for every pair."""
     coarse: int
-    """The coarsest level; once for every made frame, never pruned."""
+    """The coarsest level, and what runs before it at smaller scales; once for every made frame, never pruned."""
     overhead: tuple[int, ...]
     """Per pruned level, coarse to fine: correlation, its reduction, mask head, the enlargement; never pruned."""
     prunable: tuple[int, ...]
@@ -52,18 +53,26 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
     if width % config.alignment or height % config.alignment:
         raise ValueError(f"{width}x{height} is not a multiple of {config.alignment}")
 
-    def positions(level: int) -> int:
-        return (width // STRIDES[level]) * (height // STRIDES[level])
+    def sides(scale: int) -> tuple[int, int]:
+        """The picture, halved and filled up ``scale`` times."""
+        if scale == 0:
+            return width, height
+        return tuple(-(-(side // 2) // STRIDES[-1]) * STRIDES[-1] for side in sides(scale - 1))  # type: ignore[return-value]
 
-    def pyramid(widths: Sequence[int], inputs: int, beside: int = 0) -> int:
+    def positions(level: int, scale: int = 0) -> int:
+        across, down = sides(scale)
+        return (across // STRIDES[level]) * (down // STRIDES[level])
+
+    def pyramid(widths: Sequence[int], inputs: int, beside: int = 0, scale: int = 0) -> int:
         """Two convolutions at each stride; ``beside``: what joins each output, in multiples of its channels."""
         macs = 0
         for level, channels in enumerate(widths):
-            macs += 9 * channels * (inputs + channels) * positions(level)
+            macs += 9 * channels * (inputs + channels) * positions(level, scale)
             inputs = channels + beside * channels
         return macs
 
-    encode, refine = pyramid(config.encoder_channels, 3), 0
+    encode = sum(pyramid(config.encoder_channels, 3, scale=scale) for scale in range(config.scales))
+    refine = 0
     if config.refine:
         encode += pyramid(CONTEXT_CHANNELS, 3)
         refine = pyramid([2 * channels for channels in CONTEXT_CHANNELS], 17, beside=1)
@@ -71,36 +80,50 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         refine += 9 * CONTEXT_CHANNELS[0] * 3 * width * height
 
     coarsest = len(STRIDES) - 1
-    match = 0
-    totals, extras = {}, {}
-    for level in range(len(STRIDES)):
+
+    def correlation(level: int) -> int:
+        """Of one position."""
+        radius = config.matching_radius[level]
+        return (2 * radius + 1) ** 2 * config.encoder_channels[level] if radius else 0
+
+    def reduction(level: int) -> int:
+        """Of one position's correlation to the channels that enter the head."""
+        radius = config.matching_radius[level]
+        return (2 * radius + 1) ** 2 * config.matching_channels[level] if radius else 0
+
+    def convolutions(level: int) -> int:
+        """Head, 3x3 convolutions and projection of one position."""
         channels, hidden, depth = config.encoder_channels[level], config.widths[level], config.depths[level]
         into = 2 * channels + int(config.any_instant)
-        extra = 0
         if config.matching_radius[level]:
-            displacements = (2 * config.matching_radius[level] + 1) ** 2
             into += config.matching_channels[level]
-            extra = displacements * config.matching_channels[level] * positions(level)
-            correlation = displacements * channels * positions(level)
-            if level == coarsest:
-                match = correlation
-            else:
-                extra += correlation
         if level != coarsest:
             into += channels + 4
-            # The mask head of this level reads the feature of the level above, at that level's stride.
-            extra += 9 * channels * positions(level + 1)
         out = hidden if level == 0 else 4 + config.encoder_channels[level - 1]
-        macs = 9 * hidden * (into + depth * hidden) + hidden * (depth + 1) * out
-        totals[level] = macs * positions(level)
+        return 9 * hidden * (into + depth * hidden) + hidden * (depth + 1) * out
+
+    coarse = 0
+    for scale in range(config.scales):
+        here = convolutions(coarsest) + reduction(coarsest)
+        if scale < config.scales - 1:  # the smallest scale's correlation serves all instants
+            here += correlation(coarsest)
+        coarse += here * positions(coarsest, scale)
+        if scale > 0:
+            level = coarsest - 1
+            coarse += (convolutions(level) + correlation(level) + reduction(level)) * positions(level, scale)
+    overhead = []
+    for level in PRUNED:
+        # The mask head reads the feature of the level above, at that level's stride.
+        extra = 9 * config.encoder_channels[level] * positions(level + 1)
+        extra += (correlation(level) + reduction(level)) * positions(level)
         if level == 0:
-            extra += 16 * hidden * 8 * positions(0)
-        extras[level] = extra
+            extra += 16 * config.widths[0] * 8 * positions(0)
+        overhead.append(extra)
     return Cost(
         encode=encode,
-        match=match,
-        coarse=totals[coarsest] + extras[coarsest],
-        overhead=tuple(extras[level] for level in PRUNED),
-        prunable=tuple(totals[level] for level in PRUNED),
+        match=correlation(coarsest) * positions(coarsest, config.scales - 1),
+        coarse=coarse,
+        overhead=tuple(overhead),
+        prunable=tuple(convolutions(level) * positions(level) for level in PRUNED),
         refine=refine,
     )

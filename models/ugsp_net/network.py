@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
@@ -32,10 +33,13 @@ class Encoding:
     """[B, C_l, H / s, W / s] at strides 2, 4, 8, 16."""
     context: tuple[Tensor, ...] = ()
     """The same for the refinement; empty in a network without one."""
+    smaller: Encoding | None = None
+    """The frame at half its size, where motion is looked for first; None at the last of ``NetConfig.scales``."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Encoding:
         """The function applied to every tensor."""
-        return Encoding(tuple(map(function, self.features)), tuple(map(function, self.context)))
+        smaller = None if self.smaller is None else self.smaller.map(function)
+        return Encoding(tuple(map(function, self.features)), tuple(map(function, self.context)), smaller)
 
     def chunk(self, count: int) -> tuple[Encoding, ...]:
         """The batch in ``count`` parts, in order, as ``torch.chunk`` divides it."""
@@ -50,7 +54,12 @@ class Encoding:
         """One batch of several encodings of one network."""
         features = zip(*(encoding.features for encoding in encodings), strict=True)
         context = zip(*(encoding.context for encoding in encodings), strict=True)
-        return Encoding(tuple(map(torch.cat, features)), tuple(map(torch.cat, context)))
+        smaller = [encoding.smaller for encoding in encodings if encoding.smaller is not None]
+        return Encoding(
+            tuple(map(torch.cat, features)),
+            tuple(map(torch.cat, context)),
+            Encoding.join(smaller) if smaller else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -150,30 +159,61 @@ class UGSP(nn.Module):
         """Features of frames [B, 3, H, W], RGB in [0, 1], both sides multiples of ``config.alignment``."""
         normalised = self._normalised(frame)
         context = () if self.refinement is None else self.refinement.encode(normalised)
-        return Encoding(tuple(self.encoder(normalised)), context)
+        return Encoding(tuple(self.encoder(normalised)), context, self._encode_smaller(normalised, 1))
+
+    def _encode_smaller(self, normalised: Tensor, scale: int) -> Encoding | None:
+        """Halved once more, as long as the configuration has another scale."""
+        if scale == self.config.scales:
+            return None
+        half = F.avg_pool2d(normalised, 2)
+        height, width = half.shape[-2:]
+        half = F.pad(half, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]), mode="replicate")
+        return Encoding(tuple(self.encoder(half)), smaller=self._encode_smaller(half, scale + 1))
 
     def match(self, first: Encoding, second: Encoding) -> Tensor | None:
-        """The pair's correlation at stride 16, [B, D, H / 16, W / 16] fp32; it serves every instant."""
+        """The pair's correlation at stride 16 of its smallest scale, [B, D, h, w] fp32; it serves every instant."""
+        while first.smaller is not None and second.smaller is not None:
+            first, second = first.smaller, second.smaller
+        return self._correlate(first.features[-1], second.features[-1])
+
+    def _correlate(self, left: Tensor, right: Tensor) -> Tensor | None:
+        """Correlation at stride 16 within the configured radius; None in a network without matching."""
         radius = self.config.matching_radius[-1]
         if not radius:
             return None
-        left, right = (matching.unit_length(encoding.features[-1].float()) for encoding in (first, second))
+        left, right = (matching.unit_length(features.float()) for features in (left, right))
         return matching.local_correlation(left, right, radius)
 
     def coarse(self, first: Encoding, second: Encoding, volume: Tensor | None, t: Tensor) -> LevelState:
-        """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16; t: [B] fp32."""
+        """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16; t: [B] fp32.
+
+        volume: from ``match``. Where the encodings hold smaller scales, their flow comes first, and only what is left
+        of the motion is matched here: each scale doubles the motion that is found.
+        """
         left, right = first.features[-1], second.features[-1]
         flow = left.new_zeros((left.shape[0], 4, *left.shape[-2:]), dtype=torch.float32)
         parts = []
+        if first.smaller is not None and second.smaller is not None:
+            flow = self._smaller_flow(first.smaller, second.smaller, volume, t)[..., : flow.shape[-2], : flow.shape[-1]]
+            volume = self._correlate(backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:]))
         if volume is not None:
             radius = self.config.matching_radius[-1]
             volume = matching.at_instant(volume, radius, t)
             motion = matching.expected_displacement(volume, radius, self.sharpness)
             when = t.view(-1, 1, 1, 1)
-            flow = torch.cat((-when * motion, (1 - when) * motion), dim=1)
+            flow = flow + torch.cat((-when * motion, (1 - when) * motion), dim=1)
             left, right = backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:])
             parts.append(self.reducers[-1](volume.to(self.dtype)))
         return self._step(len(STRIDES) - 1, [left, right, *parts], flow, t, None, "reference")
+
+    def _smaller_flow(self, first: Encoding, second: Encoding, volume: Tensor | None, t: Tensor) -> Tensor:
+        """Flow after the levels at strides 16 and 8 of a smaller scale: those of the whole picture's stride 16."""
+        state = self.coarse(first, second, volume, t)
+        flow = 2 * upsample(state.flow)
+        level = STRIDES.index(8)
+        return self._step(
+            level, self._inputs(level, first, second, state.feature, flow), flow, t, None, "reference"
+        ).flow
 
     def interpolate(
         self,

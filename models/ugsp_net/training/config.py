@@ -8,7 +8,7 @@ from ugsp_net.config import VARIANTS, NetConfig
 from ugsp_net.training.data import BatchPlan
 
 LABELS = ("change", "uncertainty")
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32")
 LABEL_LOSSES = ("cross-entropy", "l1")
 
 
@@ -35,8 +35,8 @@ class TrainConfig:
     warmup: int = 300
     """Steps of linear rise."""
     weight_decay: float = 1e-4
-    precision: str = "bf16"
-    """Of the network's activations: ``bf16`` (autocast) or ``fp32``."""
+    precision: str = "auto"
+    """Of the network's activations: ``bf16`` (autocast), ``fp32``, or ``auto``: bf16 where the device is fast in it."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     average: float = 0.999

@@ -33,8 +33,8 @@ class BatchPlan:
     """... to this share in the last."""
     longest_span: int = 8
     """Source frames between the outer frames of a sample, at most."""
-    largest_shift: float = 40.0
-    """Largest shift of a synthetic layer between the outer frames, in pixels."""
+    largest_shift: float = 0.3125
+    """Largest shift of a synthetic layer between the outer frames, as a share of the crop's side."""
     still_share: float = 0.1
     """Share of real crops taken whether they move or not."""
     middle_only: bool = False
@@ -157,7 +157,7 @@ class Batches(Dataset[Batch]):
                 cut = cut[torch.from_numpy(rng.permutation(3))]
             texture.copy_(cut)
         frames, t, flow = synthetic.random_scene(
-            textures.div_(255), plan.size, plan.largest_shift, generator, plan.middle_only
+            textures.div_(255), plan.size, plan.largest_shift * plan.size, generator, plan.middle_only
         )
         trust = torch.ones(count, 1, plan.size, plan.size).half()
         return Batch(frames, t, flow, trust, torch.zeros(count, dtype=torch.bool))

@@ -132,7 +132,8 @@ class DeviceBatches(Dataset[Batch]):
         heights, widths = self._to(self._heights[shots]), self._to(self._widths[shots])
         cuts = gather(self._flat, self._to(offsets), heights, widths, self._to(matrices), full).gather(1, order) / 255
         textures = cuts.view(count, synthetic.LAYERS, 3, full, full)
-        frames, t, flow = synthetic.random_scene(textures, plan.size, plan.largest_shift, generator, plan.middle_only)
+        largest = plan.largest_shift * plan.size
+        frames, t, flow = synthetic.random_scene(textures, plan.size, largest, generator, plan.middle_only)
         trust = torch.ones(count, 1, plan.size, plan.size, dtype=torch.float16, device=self.device)
         return Batch(frames, t, flow, trust, torch.zeros(count, dtype=torch.bool, device=self.device))
 

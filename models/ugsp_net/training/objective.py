@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ugsp_net.masks import Gate, gumbel_gate
 from ugsp_net.network import UGSP, Encoding, Interpolation, LevelState, channels_last
+from ugsp_net.precision import autocast
 from ugsp_net.training import losses
 from ugsp_net.training.config import TrainConfig
 from ugsp_net.training.data import Batch
@@ -38,7 +39,7 @@ class Objective(nn.Module):
         trust = batch.trust.to(device, non_blocking=True).float()
         pruned: Interpolation | None = None
         truth_encoding: Encoding | None = None
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(device, config.precision):
             seen = (frame0, frame1) if config.variant == "plain" else (frame0, frame1, truth)
             encodings = net.encode(torch.cat(seen)).chunk(len(seen))
             first, second = encodings[:2]

@@ -38,6 +38,8 @@ __all__ = ["TrainConfig", "Trainer"]
 Record = dict[str, Any]
 """One line of the log."""
 
+VALIDATION_SHARE = 0.05
+"""Of a run's time that measuring itself may take, about."""
 MOST_SETBACKS = 3
 """How often a run goes back to its last good checkpoint before it has written another."""
 
@@ -138,6 +140,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         counted, setbacks = 0, 0
         since = saved = time.monotonic()
+        due = saved + save_every_seconds
         self.save()  # there must be something to go back to
         self._wait()
         while self.progress < until and not self.stopping:
@@ -179,8 +182,11 @@ class Trainer:
                 )
                 if now - saved > save_every_seconds and self.progress < until:
                     self.save()
-                    self._validate(report)
                     saved, setbacks = time.monotonic(), 0
+                    if saved > due:
+                        self._validate(report)
+                        ended = time.monotonic()
+                        due = ended + max(save_every_seconds, (ended - saved) / VALIDATION_SHARE)
             sums, counted, since = {}, 0, time.monotonic()
         self.save()
         if not self.stopping:

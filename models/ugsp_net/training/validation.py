@@ -15,6 +15,7 @@ from ugsp_net.cost import network_cost
 from ugsp_net.masks import hard_gate
 from ugsp_net.metrics import psnr, ssim
 from ugsp_net.network import UGSP
+from ugsp_net.precision import autocast
 from ugsp_net.training.clips import ClipBank, Shot
 
 
@@ -54,7 +55,7 @@ class Validation:
             pair = [torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255 for frame in frames]
             height, width = truth.shape[:2]
             cost = network_cost(net.config, width, height)
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device, "auto"):
                 full, pruned = net(*pair, t), net(*pair, t, hard_gate())
             active = [float(mask.mean()) for mask in pruned.masks]
             values = {"skipped": (cost.dense - cost.performed(active)) / cost.triplet}
