@@ -11,7 +11,7 @@ import torch
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import checkpoint, matching, warp
 from ugsp_net.config import NetConfig
-from ugsp_net.masks import fixed_gate, gumbel_gate, hard_gate, keep_gate, to_grid
+from ugsp_net.masks import agreement, fixed_gate, gumbel_gate, hard_gate, keep_gate, still_blocks, to_grid
 from ugsp_net.network import UGSP, Encoding
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp
@@ -76,6 +76,51 @@ def test_gumbel_gate_passes_gradients_to_the_logits() -> None:
     gumbel_gate(1.0)(logits, None).sum().backward()
     assert logits.grad is not None
     assert torch.all(logits.grad > 0)
+
+
+def test_blocks_agree_within_the_noise() -> None:
+    frame = torch.full((1, 3, 32, 64), 0.5)
+    other = frame.clone()
+    other[:, 1, 3, 5] += 9 / 255  # one pixel, in one colour
+    other[:, :, 16:, 16:32] += 1.5 / 255  # a little everywhere
+    other[:, 2, 20, 50] -= 7 / 255
+    assert agreement(frame, other, 16)[0, 0].tolist() == [[False, True, True, True], [True, False, True, True]]
+
+
+def test_nothing_moves_where_frames_agree_and_no_flow_leads_there() -> None:
+    agree = torch.ones(1, 1, 12, 12, dtype=torch.bool)
+    flow = torch.zeros(1, 4, 12, 12)
+    flow[:, 2, 6, 6] = -40.0
+    assert still_blocks(agree, flow, 16).all()  # all agrees for 64 pixels around: the flow is wrong
+    agree[..., 0, 0] = False
+    flow[:, 1, 2, 2] = 30.0
+    still = still_blocks(agree, flow, 16)[0, 0]
+    assert still[6, 6]
+    assert not still[0, 0]
+    assert not still[1:4, 1:4].any()  # something may pass here, and does not show in either frame
+    assert still.sum() == 144 - 1 - 9
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiles"])
+@pytest.mark.parametrize("block", [8, 16, 32])
+def test_what_is_still_stays_as_it_is(block: int, backend: str) -> None:
+    """Whatever the network thinks: an untrained one changes everything."""
+    net = small_net(dataclasses.replace(SMALL, block=block))
+    frames, t = smooth_frames(2, 64, 192), torch.tensor([0.3, 0.6])
+    first, second = frames, frames.clone()
+    second[1, :, 32:48, 32:48] = 0.5
+    encodings = net.encode(first), net.encode(second)
+    coarse = net.coarse(*encodings, net.match(*encodings), t)
+    with torch.no_grad():
+        made = net.interpolate(first, second, *encodings, coarse, t, lambda logits, parent: parent, backend)  # type: ignore[arg-type, return-value]
+        dense = net.interpolate(first, second, *encodings, coarse, t)
+    assert (dense.frame - first).abs().amax((1, 2, 3)).min() > 0.05
+    assert (made.frame[0] - first[0]).abs().max() < 0.5 / 255
+    assert (made.frame[1, ..., 128:] - first[1, ..., 128:]).abs().max() < 0.5 / 255  # 64 pixels away and more
+    assert (made.frame[1, :, 32:48, 32:48] - dense.frame[1, :, 32:48, 32:48]).abs().max() < 1e-5
+    for mask in made.masks:
+        assert not mask[0].any()
+        assert mask[1].any()
 
 
 def test_grid_of_blocks_averages_the_logits() -> None:

@@ -34,6 +34,37 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
+AGREE_MEAN, AGREE_MOST = 1 / 255, 8 / 255
+"""Blocks of two frames agree where the largest difference of the three colours is less than this in the mean, and at no
+pixel more: what the noise of a still camera's clip leaves after coding."""
+STILL_FLOW = 4.0
+"""Pixels of flow at the instant below which nothing can have come and gone within a block whose frames agree."""
+AROUND = 64
+"""Pixels around a block in which all must agree where the flow is larger: it is wrong there."""
+
+
+def agreement(frame0: Tensor, frame1: Tensor, side: int) -> Tensor:
+    """Blocks of side x side pixels in which two frames agree: [B, 3, H, W] in [0, 1] -> [B, 1, rows, columns] bool."""
+    difference = (frame0 - frame1).abs().amax(1, keepdim=True)
+    return (F.avg_pool2d(difference, side) < AGREE_MEAN) & (F.max_pool2d(difference, side) < AGREE_MOST)
+
+
+def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
+    """Blocks in which nothing moves: both frames agree, and nothing comes from elsewhere, as the flow says or because
+    all around agrees too.
+
+    That a block agrees is not enough, since something small and fast may be there at the instant and in neither frame.
+
+    agree: from ``agreement``, for blocks of ``side`` pixels; flow: [B, 4, h, w] in pixels, of any level, at the instant.
+    Returns [B, 1, rows, columns] bool, on agree's grid.
+    """
+    reach = F.max_pool2d(flow.abs().amax(1, keepdim=True), 3, 1, 1)
+    slow = F.adaptive_max_pool2d(reach, agree.shape[-2:]) < STILL_FLOW
+    blocks = -(-AROUND // side)
+    around = F.max_pool2d((~agree).float(), 2 * blocks + 1, 1, blocks) == 0
+    return agree & (slow | around)
+
+
 def enlarge(mask: Tensor, factor: int) -> Tensor:
     """Repeat every entry of a mask factor x factor times; [B, 1, H, W] -> [B, 1, factor * H, factor * W]."""
     if factor == 1:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
-from ugsp_net.masks import Gate, to_grid
+from ugsp_net.masks import Gate, agreement, block_side, enlarge, still_blocks, to_grid
 from ugsp_net.refinement import Refinement
 from ugsp_net.sparse import SparseInputs, pays, run_last_tiles, run_level
 from ugsp_net.warp import backward_warp, upsample
@@ -229,10 +229,16 @@ class UGSP(nn.Module):
         """The frame at the instant t between two frames.
 
         frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
-        in (0, 1). Without a gate nothing is pruned, which is the dense network exactly.
+        in (0, 1). Without a gate nothing is pruned, which is the dense network exactly. With one, blocks in which
+        nothing moves are pruned without asking it, and there both frames are blended where they are.
         """
         states = [coarse]
         masks: list[Tensor] = []
+        moving: Tensor | None = None
+        if gate is not None:
+            side = self.config.grid_stride(STRIDES.index(8))
+            agree = agreement(frame0, frame1, side)
+            moving = (~still_blocks(agree, STRIDES[-1] * coarse.flow, side)).float()
         all_logits: list[Tensor] = []
         for index in range(len(STRIDES) - 2, -1, -1):
             above = states[-1]
@@ -240,7 +246,7 @@ class UGSP(nn.Module):
             logits = self._logits(index, above.feature)
             all_logits.append(logits)
             if gate is not None:
-                parent = masks[-1] if masks else None
+                parent = masks[-1] if masks else moving
                 if parent is not None and parent.shape != logits.shape:
                     parent = parent.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
                 mask = gate(logits, parent)
@@ -259,7 +265,7 @@ class UGSP(nn.Module):
             inputs = self._inputs(0, first, second, above.feature, flow)
             hidden = run_level(self._level(0), self._join(inputs, flow, t), mask, backend)  # [B, width, H / 2, W / 2]
             out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
-        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t)
+        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, moving)
         frame = unrefined
         if self.refinement is not None:
             pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
@@ -285,14 +291,18 @@ class UGSP(nn.Module):
         return self._render(frame0, frame1, 2 * upsample(flow), out, t)[0]
 
     def _render(
-        self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor
+        self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor, moving: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Frame, flow, blend weight and both warped frames from the flow at stride 2 and the last level's [B, 8, H, W].
 
-        The frame is the blended one with the last level's RGB residual, to which a refinement adds its own.
+        The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. moving:
+        [B, 1, rows, columns], 0 where the flow and the residual are to be none.
         """
         when = t.view(-1, 1, 1, 1)
         flow = 2 * upsample(flow) + out[:, :4] * self.pace(t)
+        if moving is not None and not moving.all():
+            whole = enlarge(moving, block_side(moving, *flow.shape[-2:]))
+            flow, out = flow * whole, out * whole
         blend = torch.sigmoid(out[:, 4:5] + torch.log((1 - when) / when))
         warped0, warped1 = backward_warp(frame0, flow[:, :2]), backward_warp(frame1, flow[:, 2:])
         return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend, (warped0, warped1)
