@@ -55,8 +55,8 @@ def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
 
     That a block agrees is not enough, since something small and fast may be there at the instant and in neither frame.
 
-    agree: from ``agreement``, for blocks of ``side`` pixels; flow: [B, 4, h, w] in pixels, of any level, at the instant.
-    Returns [B, 1, rows, columns] bool, on agree's grid.
+    agree: from ``agreement``, for blocks of ``side`` pixels; flow: [B, 4, h, w] in pixels at the instant, of any
+    level. Returns [B, 1, rows, columns] bool, on the grid of ``agree``.
     """
     reach = F.max_pool2d(flow.abs().amax(1, keepdim=True), 3, 1, 1)
     slow = F.adaptive_max_pool2d(reach, agree.shape[-2:]) < STILL_FLOW
