@@ -24,17 +24,23 @@ class Cost:
     """Correlating a pair at stride 16; once for every pair."""
     coarse: int
     """The coarsest level; once for every made frame, never pruned."""
-    overhead: tuple[int, ...]
-    """Per pruned level, coarse to fine: correlation, its reduction, mask head, the enlargement; never pruned."""
+    heads: int
+    """The mask heads; once for every made frame, never pruned."""
+    beside: tuple[int, ...]
+    """Per pruned level, coarse to fine: correlation and its reduction, at the last one the enlargement. Tiles do them
+    where a level is computed and around; other backends everywhere."""
     prunable: tuple[int, ...]
     """Per pruned level, coarse to fine: the convolutions and projections that masks prune."""
     refine: int
     """The refinement's U-Net; once for every made frame, never pruned; 0 without one."""
 
-    def performed(self, active: Sequence[float]) -> int:
-        """MACs of one made frame (without encoding and matching) with these fractions of the blocks computed."""
+    def performed(self, active: Sequence[float], beside: Sequence[float] | None = None) -> int:
+        """MACs of one made frame (without encoding and matching) with these shares of the levels computed, and of what
+        is beside them (None: all of it)."""
         levels = sum(round(share * macs) for share, macs in zip(active, self.prunable, strict=True))
-        return self.coarse + sum(self.overhead) + levels + self.refine
+        shares = [1.0] * len(self.beside) if beside is None else beside
+        levels += sum(round(share * macs) for share, macs in zip(shares, self.beside, strict=True))
+        return self.coarse + self.heads + levels + self.refine
 
     @property
     def dense(self) -> int:
@@ -71,7 +77,7 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         refine += 9 * CONTEXT_CHANNELS[0] * 3 * width * height
 
     coarsest = len(STRIDES) - 1
-    match = 0
+    match = heads = 0
     totals, extras = {}, {}
     for level in range(len(STRIDES)):
         channels, hidden, depth = config.encoder_channels[level], config.widths[level], config.depths[level]
@@ -89,7 +95,7 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         if level != coarsest:
             into += channels + 4
             # The mask head of this level reads the feature of the level above, at that level's stride.
-            extra += 9 * channels * positions(level + 1)
+            heads += 9 * channels * positions(level + 1)
         out = hidden if level == 0 else 4 + config.encoder_channels[level - 1]
         macs = 9 * hidden * (into + depth * hidden) + hidden * (depth + 1) * out
         totals[level] = macs * positions(level)
@@ -100,7 +106,8 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         encode=encode,
         match=match,
         coarse=totals[coarsest] + extras[coarsest],
-        overhead=tuple(extras[level] for level in PRUNED),
+        heads=heads,
+        beside=tuple(extras[level] for level in PRUNED),
         prunable=tuple(totals[level] for level in PRUNED),
         refine=refine,
     )
