@@ -17,7 +17,7 @@ from ugsp_net.sparse import performed_share, run_level, tiles
 @pytest.fixture
 def always_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles at every density, so that the dense way does not stand in for them."""
-    monkeypatch.setattr(tiles, "PAYS_BELOW", {2: 9.0, 4: 9.0, 8: 9.0})
+    monkeypatch.setattr(tiles, "PAYS_BELOW", {torch.float32: {1: 9.0}, torch.bfloat16: {1: 9.0}})
 
 
 def make_level(width: int = 12, depth: int = 3) -> Level:
@@ -41,6 +41,10 @@ def random_masks(kind: str, batch: int, rows: int, columns: int) -> Tensor:
     elif kind == "border":
         mask[:, :, 0], mask[:, :, -1], mask[..., 0], mask[..., -1] = 1, 1, 1, 1
     return mask
+
+
+def shares(mask: Tensor, level: int, height: int, width: int, backend: str = "tiles") -> Tensor:
+    return performed_share(mask, level, height, width, backend, torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "ragged", "border", "all"])
@@ -77,9 +81,19 @@ def test_performed_share_counts_whole_tiles() -> None:
     mask = torch.zeros(2, 1, 5, 7)
     mask[0, 0, 0, 0] = mask[0, 0, 0, 1] = mask[0, 0, 4, 6] = 1
     # Blocks of 8 positions are tiles; blocks of 2 share tiles of 4, the last of which reach outside.
-    assert performed_share(mask, 40, 56, "tiles").tolist() == pytest.approx([3 / 35, 0])
-    assert performed_share(mask, 10, 14, "tiles").tolist() == pytest.approx([2 * 16 / 140, 0])
-    assert performed_share(mask, 40, 56, "reference").tolist() == [1, 1]
+    assert shares(mask, 0, 40, 56)[:, 0].tolist() == pytest.approx([3 / 35, 0])
+    assert shares(mask, 2, 10, 14)[:, 0].tolist() == pytest.approx([2 * 16 / 140, 0])
+    assert shares(mask, 0, 40, 56, "reference").tolist() == [[1, 1], [1, 1]]
+
+
+def test_performed_share_counts_what_the_margin_of_tiles_needs() -> None:
+    mask = torch.zeros(2, 1, 5, 7)
+    mask[0, 0, 0, 0] = 1
+    # The enlargement reaches the tiles around; a correlation is made in squares of 8 positions that the halo touches.
+    assert shares(mask, 0, 40, 56)[:, 1].tolist() == pytest.approx([4 / 35, 0])
+    assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([64 / 560, 0])
+    mask[0, 0, 0, 1] = 1  # positions 4 to 7, with a halo to position 8
+    assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([2 * 64 / 560, 0])
 
 
 def test_a_dense_mask_is_computed_whole_and_counted_so() -> None:
@@ -87,11 +101,11 @@ def test_a_dense_mask_is_computed_whole_and_counted_so() -> None:
     level, x = make_level(), torch.randn(1, 10, 32, 32)
     mask = torch.ones(1, 1, 4, 4)
     mask[..., 0] = 0  # 0.75 active: above what pays for blocks of 8 positions
-    assert performed_share(mask, 32, 32, "tiles").tolist() == [1]
+    assert shares(mask, 0, 32, 32).tolist() == [[1, 1]]
     expected = run_level(level, x, mask, "reference")
     assert torch.equal(run_level(level, x, mask, "tiles"), expected)
     mask[..., 1] = 0
-    assert performed_share(mask, 32, 32, "tiles").tolist() == [0.5]
+    assert shares(mask, 0, 32, 32)[:, 0].tolist() == [0.5]
 
 
 def test_no_mask_is_dense_for_every_backend() -> None:

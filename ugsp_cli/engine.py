@@ -220,15 +220,16 @@ class Interpolator:
         coarse = net.coarse(first, second, volume, t)
         backend = "reference" if self._gate is None else self.backend
         out = net.interpolate(frame0, frame1, first, second, coarse, t, self._gate, backend)
-        active = performed = torch.ones(len(requests), len(PRUNED))
+        active = torch.ones(len(requests), len(PRUNED))
+        performed = torch.ones(len(requests), 2, len(PRUNED))
         if out.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in out.masks], dim=1).cpu()
             rows, columns = frame0.shape[-2:]
             shares = [
-                performed_share(mask, rows // stride, columns // stride, backend)
-                for mask, stride in zip(out.masks, self.strides, strict=True)
+                performed_share(mask, level, rows // stride, columns // stride, backend, net.dtype)
+                for mask, level, stride in zip(out.masks, PRUNED, self.strides, strict=True)
             ]
-            performed = torch.stack(shares, dim=1).cpu()
+            performed = torch.stack(shares, dim=2).cpu()
         factor = self._factor(height, width)
         result = out.frame
         if factor > 1:
@@ -239,7 +240,7 @@ class Interpolator:
         assert cost is not None
         made = []
         for index, request in enumerate(requests):
-            done = performed[index].tolist()
+            done, beside = performed[index].tolist()
             planes = rgb_to_planes(
                 result[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
             )
@@ -248,7 +249,7 @@ class Interpolator:
                     planes=planes,
                     active=tuple(active[index].tolist()),
                     dense_macs=cost.dense + spent[index],
-                    performed_macs=cost.performed(done) + spent[index],
+                    performed_macs=cost.performed(done, beside) + spent[index],
                     level_dense_macs=cost.prunable,
                     level_performed_macs=tuple(
                         round(share * macs) for share, macs in zip(done, cost.prunable, strict=True)

@@ -125,10 +125,10 @@ def _measure_size(
         spent = dense
         if kind is not None:
             shares = [
-                float(performed_share(mask, rows // stride, columns // stride, backend).mean())
-                for mask, stride in zip(masks[kind], engine.strides, strict=True)
+                performed_share(mask, level, rows // stride, columns // stride, backend, net.dtype).mean(0)
+                for mask, level, stride in zip(masks[kind], PRUNED, engine.strides, strict=True)
             ]
-            spent = cost.encode + cost.match + cost.performed(shares)
+            spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())
         medians = {stage: median(seconds[stage] for seconds in found[kind]) for stage in STAGES}
         measured.append(Measured(kind, medians, spent / dense))
     products = _products(lambda: list(run(None)), device, turns)

@@ -25,17 +25,23 @@ class Cost:
     """Correlating a pair at stride 16 of its smallest scale; once for every pair."""
     coarse: int
     """The coarsest level, and what runs before it at smaller scales; once for every made frame, never pruned."""
-    overhead: tuple[int, ...]
-    """Per pruned level, coarse to fine: correlation, its reduction, mask head, the enlargement; never pruned."""
+    heads: int
+    """The mask heads; once for every made frame, never pruned."""
+    beside: tuple[int, ...]
+    """Per pruned level, coarse to fine: correlation and its reduction, at the last one the enlargement. Tiles do them
+    where a level is computed and around; other backends everywhere."""
     prunable: tuple[int, ...]
     """Per pruned level, coarse to fine: the convolutions and projections that masks prune."""
     refine: int
     """The refinement's U-Net; once for every made frame, never pruned; 0 without one."""
 
-    def performed(self, active: Sequence[float]) -> int:
-        """MACs of one made frame (without encoding and matching) with these fractions of the blocks computed."""
+    def performed(self, active: Sequence[float], beside: Sequence[float] | None = None) -> int:
+        """MACs of one made frame (without encoding and matching) with these shares of the levels computed, and of what
+        is beside them (None: all of it)."""
         levels = sum(round(share * macs) for share, macs in zip(active, self.prunable, strict=True))
-        return self.coarse + sum(self.overhead) + levels + self.refine
+        shares = [1.0] * len(self.beside) if beside is None else beside
+        levels += sum(round(share * macs) for share, macs in zip(shares, self.beside, strict=True))
+        return self.coarse + self.heads + levels + self.refine
 
     @property
     def dense(self) -> int:
@@ -111,19 +117,16 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         if scale > 0:
             level = coarsest - 1
             coarse += (convolutions(level) + correlation(level) + reduction(level)) * positions(level, scale)
-    overhead = []
-    for level in PRUNED:
-        # The mask head reads the feature of the level above, at that level's stride.
-        extra = 9 * config.encoder_channels[level] * positions(level + 1)
-        extra += (correlation(level) + reduction(level)) * positions(level)
-        if level == 0:
-            extra += 16 * config.widths[0] * 8 * positions(0)
-        overhead.append(extra)
+    # A mask head reads the feature of the level above, at that level's stride.
+    heads = sum(9 * config.encoder_channels[level] * positions(level + 1) for level in PRUNED)
+    beside = [(correlation(level) + reduction(level)) * positions(level) for level in PRUNED]
+    beside[-1] += 16 * config.widths[0] * 8 * positions(0)
     return Cost(
         encode=encode,
         match=correlation(coarsest) * positions(coarsest, config.scales - 1),
         coarse=coarse,
-        overhead=tuple(overhead),
+        heads=heads,
+        beside=tuple(beside),
         prunable=tuple(convolutions(level) * positions(level) for level in PRUNED),
         refine=refine,
     )

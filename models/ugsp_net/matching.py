@@ -24,10 +24,6 @@ def local_correlation(first: Tensor, second: Tensor, radius: int) -> Tensor:
 
     first, second: [B, C, H, W] of one type. Returns [B, (2 radius + 1)^2, H, W] fp32, displacements row by row (dy,
     then dx) from -radius; zero where ``x + d`` lies outside.
-
-    One batched matrix product correlates a square of positions with the square that its displacements reach; the
-    wanted products lie on diagonals of the result, which a strided view reads. That computes more products than are
-    wanted, and is far faster than a pass over both maps for each displacement.
     """
     batch, channels, height, width = first.shape
     reach = TILE + 2 * radius
@@ -39,15 +35,29 @@ def local_correlation(first: Tensor, second: Tensor, radius: int) -> Tensor:
     padded = F.pad(second.permute(0, 2, 3, 1), (0, 0, radius, radius + right, radius, radius + below))
     windows = padded.unfold(1, reach, TILE).unfold(2, reach, TILE)  # [B, rows, columns, C, reach, reach]
     windows = windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, reach * reach, channels)
-    products = torch.bmm(left, windows.transpose(1, 2)).contiguous()  # [B * rows * columns, T * T, reach * reach]
+    found = correlate_squares(left, windows, radius)  # [B * rows * columns, side, side, T, T]
     side = 2 * radius + 1
+    out = found.reshape(batch, rows, columns, side * side, TILE, TILE).permute(0, 3, 1, 4, 2, 5)
+    return out.reshape(batch, side * side, rows * TILE, columns * TILE)[..., :height, :width].float()
+
+
+def correlate_squares(squares: Tensor, windows: Tensor, radius: int) -> Tensor:
+    """Correlate N squares of T x T positions with the windows that their displacements reach.
+
+    squares: [N, T * T, C]; windows: [N, (T + 2 radius)^2, C], of one type. Returns [N, side, side, T, T] (dy, dx, y, x)
+    of that type with side = 2 radius + 1.
+
+    The matrix product meets every position of a window; the wanted products lie on diagonals of the result, which a
+    strided view reads. That computes more products than are wanted, and is far faster than a pass over both maps for
+    each displacement.
+    """
+    side, reach = 2 * radius + 1, TILE + 2 * radius
     area = reach * reach
-    diagonals = products.as_strided(
+    products = torch.bmm(squares, windows.transpose(1, 2)).contiguous()  # [N, T * T, reach * reach]
+    return products.as_strided(
         (products.shape[0], side, side, TILE, TILE),
         (TILE * TILE * area, reach, 1, TILE * area + reach, area + 1),
-    )  # [B * rows * columns, dy, dx, T, T]
-    out = diagonals.reshape(batch, rows, columns, side * side, TILE, TILE).permute(0, 3, 1, 4, 2, 5)
-    return out.reshape(batch, side * side, rows * TILE, columns * TILE)[..., :height, :width].float()
+    )
 
 
 def displacements(radius: int, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import Gate, agreement, block_side, enlarge, still_blocks, to_grid
 from ugsp_net.refinement import Refinement
-from ugsp_net.sparse import SparseInputs, pays, run_last_tiles, run_level
+from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
 from ugsp_net.warp import backward_warp, upsample
 
 MEAN = 0.45
@@ -204,16 +204,16 @@ class UGSP(nn.Module):
             flow = flow + torch.cat((-when * motion, (1 - when) * motion), dim=1)
             left, right = backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:])
             parts.append(self.reducers[-1](volume.to(self.dtype)))
-        return self._step(len(STRIDES) - 1, [left, right, *parts], flow, t, None, "reference")
+        out = run_level(self._level(-1), self._join([left, right, *parts], None, t), None, "reference")
+        return self._refined(flow, out, t)
 
     def _smaller_flow(self, first: Encoding, second: Encoding, volume: Tensor | None, t: Tensor) -> Tensor:
         """Flow after the levels at strides 16 and 8 of a smaller scale: those of the whole picture's stride 16."""
         state = self.coarse(first, second, volume, t)
         flow = 2 * upsample(state.flow)
         level = STRIDES.index(8)
-        return self._step(
-            level, self._inputs(level, first, second, state.feature, flow), flow, t, None, "reference"
-        ).flow
+        inputs = self._join(self._inputs(level, first, second, state.feature, flow), flow, t)
+        return self._refined(flow, run_level(self._level(level), inputs, None, "reference"), t).flow
 
     def interpolate(
         self,
@@ -252,18 +252,22 @@ class UGSP(nn.Module):
                 mask = gate(logits, parent)
                 masks.append(mask)
             flow = 2 * upsample(above.flow)
-            if index > 0:
+            level = self._level(index)
+            height, width = flow.shape[-2:]
+            in_tiles = backend == "tiles" and not torch.is_grad_enabled()
+            hidden: Tensor | None = None
+            if mask is not None and in_tiles and pays(mask, height, width, self.dtype):
+                sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
+                if index == 0:
+                    out = run_last_tiles(level, self.synthesis, sparse, mask, height, width)  # [B, 8, H, W]
+                else:
+                    out = run_tiles(level, sparse, mask, height, width)
+            else:
                 inputs = self._inputs(index, first, second, above.feature, flow)
-                states.append(self._step(index, inputs, flow, t, mask, backend))
-        hidden: Tensor | None = None
-        if mask is not None and backend == "tiles" and not torch.is_grad_enabled() and pays(mask, *flow.shape[-2:]):
-            when = t if self.config.any_instant else None
-            sources = first.features[0], second.features[0], above.feature
-            sparse = SparseInputs(*sources, flow, when, self.dtype)
-            out = run_last_tiles(self._level(0), self.synthesis, sparse, mask, *flow.shape[-2:])  # [B, 8, H, W]
-        else:
-            inputs = self._inputs(0, first, second, above.feature, flow)
-            hidden = run_level(self._level(0), self._join(inputs, flow, t), mask, backend)  # [B, width, H / 2, W / 2]
+                out = hidden = run_level(level, self._join(inputs, flow, t), mask, backend)
+            if index > 0:
+                states.append(self._refined(flow, out, t))
+        if hidden is not None:  # [B, width, H / 2, W / 2]
             out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
         unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, moving)
         frame = unrefined
@@ -345,6 +349,16 @@ class UGSP(nn.Module):
             inputs.append(self.reducers[index](matching.local_correlation(one, other, radius).to(self.dtype)))
         return inputs
 
+    def _sparse_inputs(
+        self, index: int, first: Encoding, second: Encoding, feature: Tensor, flow: Tensor, t: Tensor
+    ) -> SparseInputs:
+        """What ``_inputs`` and ``_join`` make, for chosen positions."""
+        radius = self.config.matching_radius[index]
+        matched = Matching(radius, self.reducers[index]) if radius else None
+        when = t if self.config.any_instant else None
+        left, right = first.features[index], second.features[index]
+        return SparseInputs(left, right, feature, flow, when, matched, self.dtype)
+
     def _join(self, inputs: list[Tensor], flow: Tensor | None, t: Tensor) -> Tensor:
         """Concatenate a level's inputs in the type of the activations."""
         parts = list(inputs)
@@ -367,12 +381,8 @@ class UGSP(nn.Module):
             start = end
         return rows.permute(0, 3, 1, 2)
 
-    def _step(
-        self, index: int, inputs: list[Tensor], flow: Tensor, t: Tensor, mask: Tensor | None, backend: str
-    ) -> LevelState:
-        """Run a level that refines the flow; the coarsest one takes no flow from above."""
-        coarsest = index == len(STRIDES) - 1
-        out = run_level(self._level(index), self._join(inputs, None if coarsest else flow, t), mask, backend)
+    def _refined(self, flow: Tensor, out: Tensor, t: Tensor) -> LevelState:
+        """What a level's output [B, 4 + C, H, W] makes of the flow that it was given."""
         return LevelState(flow + out[:, :4].float() * self.pace(t), out[:, 4:])
 
 

@@ -1,7 +1,17 @@
 """Running a level where its mask is set: one function, several ways to do it."""
 
 from ugsp_net.sparse.dispatch import BACKENDS, performed_share, run_level, why_not
-from ugsp_net.sparse.inputs import SparseInputs
-from ugsp_net.sparse.tiles import pays, run_last_tiles
+from ugsp_net.sparse.inputs import Matching, SparseInputs
+from ugsp_net.sparse.tiles import pays, run_last_tiles, run_tiles
 
-__all__ = ["BACKENDS", "SparseInputs", "pays", "performed_share", "run_last_tiles", "run_level", "why_not"]
+__all__ = [
+    "BACKENDS",
+    "Matching",
+    "SparseInputs",
+    "pays",
+    "performed_share",
+    "run_last_tiles",
+    "run_level",
+    "run_tiles",
+    "why_not",
+]

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net import matching
+from ugsp_net.matching import TILE
+
+ROUND = 16
+"""Batches are filled up to a multiple of this, because oneDNN prepares a convolution anew for every size it meets,
+which costs more than the convolution itself."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How well both frames' features match near a position."""
+
+    radius: int
+    """Largest displacement, in positions of the level."""
+    reduce: Callable[[Tensor], Tensor]
+    """[N, (2 radius + 1)^2, T, T] -> [N, matched, T, T], both in the type of the activations."""
+
 
 @dataclass(frozen=True)
 class SparseInputs:
-    """Inputs of a level without matching, in the order in which ``UGSP`` joins them."""
+    """Inputs of a level, in the order in which ``UGSP`` joins them."""
 
     left: Tensor
     """[B, C, H, W]: features of the first frame, not warped."""
@@ -23,31 +41,127 @@ class SparseInputs:
     """[B, 4, H, W] fp32, in positions of this level."""
     t: Tensor | None
     """[B] fp32, in a network of any instant."""
+    matching: Matching | None
+    """None in a level without."""
     dtype: torch.dtype
     """Of the activations."""
 
     def rows(self, positions: Tensor) -> Tensor:
-        """[U] flat positions over [B, H, W] -> [U, 2 C + C' + 4 (+ 1)]."""
+        """[U] flat positions over [B, H, W], each once -> [U, 2 C + C' (+ matched) + 4 (+ 1)]."""
         height, width = self.flow.shape[-2:]
-        area = height * width
-        picture, place = positions // area, positions % area
-        y, x = (place // width).float(), (place % width).float()
-        flow = _rows(self.flow).index_select(0, positions)  # [U, 4]
-        parts = [
-            _bilinear(self.left, picture, x + flow[:, 0], y + flow[:, 1]),
-            _bilinear(self.right, picture, x + flow[:, 2], y + flow[:, 3]),
-            # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
-            _bilinear(self.above, picture, x / 2 - 0.25, y / 2 - 0.25),
-            flow,
-        ]
+        flows = _rows(self.flow)
+        left = _warped(self.left, flows[:, :2], positions)
+        if self.matching is None:
+            parts = [left, _warped(self.right, flows[:, 2:], positions)]
+        else:
+            squares = _Squares(positions, self.flow, self.matching.radius)
+            around = _warped(self.right, flows[:, 2:], squares.around)
+            parts = [left, around.index_select(0, squares.here)]
+        picture, y, x = _places(positions, height, width)
+        # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
+        parts.append(_bilinear(self.above, picture, x / 2 - 0.25, y / 2 - 0.25))
+        if self.matching is not None:
+            parts.append(squares.match(left, around, self.matching, self.dtype))
+        parts.append(flows.index_select(0, positions))
         if self.t is not None:
             parts.append(self.t[picture, None])
         return torch.cat([part.to(self.dtype) for part in parts], dim=1)
 
 
+@dataclass(frozen=True)
+class DenseInputs:
+    """Inputs that are there already."""
+
+    x: Tensor
+    """[B, inputs, H, W]."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return self.x.dtype
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """As ``SparseInputs.rows``."""
+        return self.x.permute(0, 2, 3, 1).reshape(-1, self.x.shape[1]).index_select(0, positions)
+
+
+class _Squares:
+    """The squares of T x T positions that hold a chosen position, which is what a correlation is computed in."""
+
+    def __init__(self, positions: Tensor, flow: Tensor, radius: int) -> None:
+        """positions: [U] over [B, H, W], each once; flow: any map of that size."""
+        batch, _, height, width = flow.shape
+        rows, columns = -(-height // TILE), -(-width // TILE)
+        size = batch * height * width
+        picture, y, x = _places(positions, height, width)
+        square = (picture * rows + y // TILE) * columns + x // TILE  # [U]
+        chosen, number = distinct(square, batch * rows * columns)
+        chosen = filled_up(chosen)  # [N]
+        corner = chosen // (rows * columns), chosen // columns % rows * TILE, chosen % columns * TILE
+
+        def window(reach: int) -> Tensor:
+            """Places over [B, H, W] of the squares, ``reach`` larger on each side, [N, (T + 2 reach)^2]; -1 outside."""
+            span = torch.arange(-reach, TILE + reach, device=flow.device)
+            down, across = corner[1][:, None] + span, corner[2][:, None] + span  # [N, T + 2 reach]
+            inside = ((down >= 0) & (down < height))[:, :, None] & ((across >= 0) & (across < width))[:, None]
+            places = (corner[0][:, None] * height + down)[:, :, None] * width + across[:, None]
+            return torch.where(inside, places, -1).flatten(1)
+
+        windows = window(radius)
+        self.around, numbers = distinct(windows, size)
+        """[V]: the positions that any window reads, in order; every chosen one is among them."""
+        self.here = numbers[positions]
+        """[U]: rows of ``around``."""
+        self._windows = numbers[windows]
+        self._inner = distinct(positions, size)[1][window(0)]
+        self._read = (number[square] * TILE + y % TILE) * TILE + x % TILE
+
+    def match(self, left: Tensor, around: Tensor, how: Matching, dtype: torch.dtype) -> Tensor:
+        """left: [U, C] at the chosen positions; around: [V, C] of the other frame -> [U, matched]."""
+        one = _gathered(matching.unit_length(left).to(dtype), self._inner)  # [N, T * T, C]
+        other = _gathered(matching.unit_length(around).to(dtype), self._windows)
+        found = matching.correlate_squares(one, other, how.radius)  # [N, side, side, T, T]
+        found = found.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)  # channels last
+        reduced = how.reduce(found).permute(0, 2, 3, 1).flatten(0, 2)  # [N * T * T, matched]
+        return reduced.index_select(0, self._read)
+
+
+def distinct(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Number places in [0, size), any shape, where -1 is nowhere: each once, in order, [U], and the number of each
+    place, [size + 1]. What is not among them, -1 too, has the number U: the row after the last."""
+    read = torch.zeros(size + 1, dtype=torch.bool, device=places.device)
+    read[places.flatten()] = True
+    read[-1] = False
+    chosen = read.nonzero()[:, 0]
+    return chosen, torch.where(read, read.cumsum(0) - 1, chosen.shape[0])
+
+
+def filled_up(items: Tensor) -> Tensor:
+    """Items [N, ...], N > 0, the last one repeated until their number is a multiple of ``ROUND``."""
+    return torch.cat((items, items[-1:].expand(-items.shape[0] % ROUND, *items.shape[1:])))
+
+
+def _gathered(rows: Tensor, numbers: Tensor) -> Tensor:
+    """Rows [U, C] by their numbers [N, P], where U is a row of zeros; [N, P, C]."""
+    table = torch.cat((rows, rows.new_zeros(1, rows.shape[1])))
+    return table.index_select(0, numbers.flatten()).view(*numbers.shape, -1)
+
+
 def _rows(values: Tensor) -> Tensor:
     """[B, C, H, W] -> [B * H * W, C] fp32."""
     return values.permute(0, 2, 3, 1).reshape(-1, values.shape[1]).float()
+
+
+def _places(positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Picture, row and column of flat positions."""
+    return positions // (height * width), positions // width % height, positions % width
+
+
+def _warped(source: Tensor, flows: Tensor, positions: Tensor) -> Tensor:
+    """``backward_warp`` at positions [U]; source: [B, C, H, W]; flows: [B * H * W, 2]. Returns [U, C] fp32."""
+    picture, y, x = _places(positions, *source.shape[-2:])
+    flow = flows.index_select(0, positions)
+    return _bilinear(source, picture, x + flow[:, 0], y + flow[:, 1])
 
 
 def _bilinear(source: Tensor, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -8,27 +8,25 @@ of small tiles runs at nearly the dense convolution's rate, where single gathere
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net.blocks import Activation, Conv, Level, Synthesis
-from ugsp_net.masks import block_side
-from ugsp_net.sparse.reference import run_reference
+from ugsp_net.masks import block_side, enlarge
+from ugsp_net.matching import TILE
+from ugsp_net.sparse.inputs import DenseInputs, SparseInputs, distinct, filled_up
 
 SMALLEST_SIDE = 4
 """Positions along a tile's side, at least: tiles of 2 ran at a quarter of the dense convolution's rate, of 4 at two
 thirds (96 channels, bf16, two cores). Smaller blocks are computed in tiles of several."""
 BATCH = 256
 """Tiles convolved at once: fewer waste calls, more leave the cache."""
-ROUND = 16
-"""The last batch is filled up to a multiple of this, because oneDNN prepares a convolution anew for every size it
-meets, which costs more than the convolution itself."""
 
-
-PAYS_BELOW = {2: 0.4, 4: 0.6, 8: 0.65}
+PAYS_BELOW = {
+    torch.bfloat16: {2: 0.4, 4: 0.6, 8: 0.65},
+    torch.float32: {2: 0.4, 4: 0.6, 8: 0.65},
+}
 """Share of a level's positions in tiles, by the side of a block in positions, up to which tiles are faster than the
 dense level: where the two took equal time at 1280x720 in bf16 on two cores with AVX512-BF16 and masks of connected
 regions (levels of 96, 64 and 48 channels; at a share of 0.2 tiles took 0.4, 0.35 and 0.34 of the dense level's time, at
@@ -52,15 +50,27 @@ def tiled_share(mask: Tensor, height: int, width: int) -> Tensor:
     return tile_mask(mask, block).flatten(1).sum(1) * (side * side / (height * width))
 
 
-def pays(mask: Tensor, height: int, width: int) -> bool:
-    """Whether tiles are faster than computing the whole level and masking it."""
-    side = min(max(block_side(mask, height, width), min(PAYS_BELOW)), max(PAYS_BELOW))
-    return float(tiled_share(mask, height, width).mean()) < PAYS_BELOW[side]
+def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
+    """Share of a level's positions whose correlation is computed and reduced for the tiles of a mask, [B]."""
+    block = block_side(mask, height, width)
+    tiles = enlarge(tile_mask(mask, block), max(block, SMALLEST_SIDE))[..., :height, :width]
+    read = F.max_pool2d(tiles, 3, 1, 1)  # with the head's halo
+    squares = F.max_pool2d(read, TILE, ceil_mode=True)
+    return enlarge(squares, TILE)[..., :height, :width].flatten(1).mean(1)
 
 
-def computed_share(mask: Tensor, height: int, width: int) -> Tensor:
-    """Share of a level's positions that ``run_tiles`` computes, per picture, [B]."""
-    return tiled_share(mask, height, width) if pays(mask, height, width) else mask.new_ones(mask.shape[0])
+def enlarged_share(mask: Tensor, height: int, width: int) -> Tensor:
+    """Share of the last level's positions that ``run_last_tiles`` enlarges for a mask, [B]."""
+    block = block_side(mask, height, width)
+    around = F.max_pool2d(tile_mask(mask, block), 3, 1, 1)
+    return enlarge(around, max(block, SMALLEST_SIDE))[..., :height, :width].flatten(1).mean(1)
+
+
+def pays(mask: Tensor, height: int, width: int, dtype: torch.dtype) -> bool:
+    """Whether tiles are faster than computing the whole level and masking it; dtype: of the activations."""
+    below = PAYS_BELOW.get(dtype, PAYS_BELOW[torch.float32])
+    side = min(max(block_side(mask, height, width), min(below)), max(below))
+    return float(tiled_share(mask, height, width).mean()) < below[side]
 
 
 class TileIndex:
@@ -78,7 +88,7 @@ class TileIndex:
         if count == 0:
             return
         # Filled up with the last tile, which is computed again and not read.
-        active = _filled_up(active)
+        active = filled_up(active)
         self.zero = active.shape[0] * side * side
         """The row of zeros in a compact buffer."""
 
@@ -104,13 +114,9 @@ class TileIndex:
         """[N * (S + 2)^2]: rows of a compact buffer."""
         source = dense[places].flatten()
         # Halos overlap: what several tiles read is numbered once.
-        read = torch.zeros(numbers.numel() + 1, dtype=torch.bool, device=device)
-        read[source] = True  # -1, outside the picture, marks the last entry
-        read[-1] = False
-        self.needed = read.nonzero()[:, 0]
+        self.needed, number = distinct(source, numbers.numel())
         """[U]: rows of the dense input that any tile reads, in order."""
-        number = read.cumsum(0) - 1
-        self.source = torch.where(source < 0, self.needed.shape[0], number[source])
+        self.source = number[source]
         """[N * (S + 2)^2]: rows of a table that holds ``needed``, then a row of zeros for what is outside."""
         chosen = wanted[inner[: order.shape[0]]]
         self.kept = order[chosen]
@@ -120,7 +126,7 @@ class TileIndex:
 
         # The level's output may be read by a convolution too: around every tile that is computed.
         around = F.max_pool2d(tiles, 3, 1, 1)
-        self.around = _filled_up(around[:, 0].nonzero())
+        self.around = filled_up(around[:, 0].nonzero())
         """[M, 3]: picture, row and column of the tiles that hold an active position or touch such a tile."""
         row = torch.where(wanted, compact, torch.where(dense < 0, self.zero, self.zero + 1))
         self.output = row[self._places(self.around, full_height, full_width)].flatten()
@@ -133,27 +139,20 @@ class TileIndex:
         return corner[:, None, None] + span[:, None] * full_width + span
 
 
-class Inputs(Protocol):
-    """A level's inputs that can be made for chosen positions alone."""
-
-    def rows(self, positions: Tensor) -> Tensor:
-        """[U] flat positions over [B, H, W] -> [U, inputs] in the type of the activations."""
-
-
-def run_tiles(level: Level, x: Tensor, mask: Tensor) -> Tensor:
-    """See ``run_level``. Not differentiable. A level too dense for tiles to pay is computed whole."""
-    batch, inputs, height, width = x.shape
-    if not pays(mask, height, width):
-        return run_reference(level, x, mask)
+def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, height: int, width: int) -> Tensor:
+    """A level of height x width positions from its inputs to its output: see ``run_level``. Not differentiable."""
     index = TileIndex(mask, height, width)
-    whole = level.bias().to(x.dtype).flatten().repeat(batch * height * width, 1)  # [B * H * W, outputs]
+    pictures = mask.shape[0]
+    whole = level.bias().to(inputs.dtype).flatten().repeat(pictures * height * width, 1)  # [B * H * W, outputs]
     if index.count:
-        rows = x.permute(0, 2, 3, 1).reshape(-1, inputs).index_select(0, index.needed)
-        whole[index.target] = _run_layers(level, rows, index)[index.kept]
-    return whole.view(batch, height, width, level.outputs).permute(0, 3, 1, 2)
+        values = _run_layers(level, inputs.rows(index.needed), index)
+        whole.index_copy_(0, index.target, values.index_select(0, index.kept))
+    return whole.view(pictures, height, width, level.outputs).permute(0, 3, 1, 2)
 
 
-def run_last_tiles(level: Level, synthesis: Synthesis, inputs: Inputs, mask: Tensor, height: int, width: int) -> Tensor:
+def run_last_tiles(
+    level: Level, synthesis: Synthesis, inputs: SparseInputs, mask: Tensor, height: int, width: int
+) -> Tensor:
     """The last level from its inputs to full resolution, [B, 8, 2 * H, 2 * W] fp32: see ``run_level``, ``Synthesis``.
 
     mask: [B, 1, rows, columns] over the level's height x width positions. What no active position is near costs neither
@@ -205,11 +204,6 @@ def _run_layers(level: Level, rows: Tensor, index: TileIndex) -> Tensor:
         if layer < len(level.layers) - 1:
             gathered = compact.index_select(0, index.halo)
     return projected
-
-
-def _filled_up(tiles: Tensor) -> Tensor:
-    """Tiles [N, 3], the last one repeated until their number is a multiple of ``ROUND``."""
-    return torch.cat((tiles, tiles[-1:].expand(-tiles.shape[0] % ROUND, 3)))
 
 
 def _convolve(conv: Conv, activation: Activation, gathered: Tensor, compact: Tensor, side: int) -> None:
