@@ -1,6 +1,6 @@
 """Time the same frames with pruning on and off, turn by turn in one run, and print both beside what the MACs promise.
 
-    python benchmarks/speed.py [CLIP ...] [--size 1280x720] [--pairs 6] [--fps 60] [--masks FILE.jpg] [--json FILE]
+    python benchmarks/speed.py [CLIP ...] [--size 1280x720] [--pairs 2] [--fps 60] [--masks FILE.jpg] [--json FILE]
 
 A CLIP is a file or the name of one of ``scenes.py``'s scenes; without one, all scenes. Frames are read or drawn before
 the clock starts, so the seconds are the network's alone, planes in and planes out, each source frame encoded once. Of
@@ -52,6 +52,9 @@ class Outcome:
     dense_seconds: float
     """Median over the turns."""
     pruned_seconds: float
+    dense_turns: list[float]
+    """Seconds of every turn, which show whether something else took the processor."""
+    pruned_turns: list[float]
     performed: float
     """Share of the dense MACs that pruning left."""
     active: tuple[float, ...]
@@ -111,6 +114,8 @@ def measure(name: str, arguments: argparse.Namespace) -> tuple[Outcome, Picture,
         frames=len(wanted),
         dense_seconds=statistics.median(seconds[0]),
         pruned_seconds=statistics.median(seconds[1]),
+        dense_turns=seconds[0],
+        pruned_turns=seconds[1],
         performed=sum(one.performed_macs for one in pruned) / sum(one.dense_macs for one in pruned),
         active=tuple(float(np.mean(share)) for share in zip(*(one.active for one in pruned), strict=True)),
         psnr=quality,
@@ -156,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="*", default=list(SCENES), help="files, or names of scenes")
     parser.add_argument("--size", default="1280x720", help="of the scenes")
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--fps", type=Fraction, default=Fraction(60))
     parser.add_argument("--weights")

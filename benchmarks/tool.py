@@ -127,7 +127,18 @@ def main() -> None:
     console = Console(width=120)
     console.print(f"{machine['name']}, {machine['cores']} cores, torch {machine['torch']}, {machine['precision']}")
     table = Table(title=f"decode, make, encode to {arguments.fps} frames a second; median of {arguments.turns}")
-    for column in ("clip", "size", "source s", "tool", "made", "seconds", "start-up", "new frames/s", "ratio"):
+    for column in (
+        "clip",
+        "size",
+        "source s",
+        "tool",
+        "made",
+        "seconds",
+        "start-up",
+        "then s/frame",
+        "new frames/s",
+        "ratio",
+    ):
         table.add_column(column, justify="left" if column in ("clip", "tool") else "right")
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +150,8 @@ def main() -> None:
             size, length = f"{info.width}x{info.height}", float(info.duration or 0)
             name = text.split(":")[0] if text != str(clip) else clip.stem
             for tool, one in outcomes.items():
-                figures = (f"{one.seconds:.1f}", f"{one.start_up:.1f}", f"{one.rate:.2f}")
+                later = (one.seconds - one.start_up) / one.made
+                figures = (f"{one.seconds:.1f}", f"{one.start_up:.1f}", f"{later:.3f}", f"{one.rate:.2f}")
                 last = f"{ratio:.2f}" if tool == "ugsp" else ""
                 table.add_row(name, size, f"{length:g}", tool, str(one.made), *figures, last)
             tools = {tool: vars(one) | {"new_frames_per_second": one.rate} for tool, one in outcomes.items()}
