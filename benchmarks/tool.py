@@ -127,19 +127,9 @@ def main() -> None:
     console = Console(width=120)
     console.print(f"{machine['name']}, {machine['cores']} cores, torch {machine['torch']}, {machine['precision']}")
     table = Table(title=f"decode, make, encode to {arguments.fps} frames a second; median of {arguments.turns}")
-    for column in (
-        "clip",
-        "size",
-        "source s",
-        "tool",
-        "made",
-        "seconds",
-        "start-up",
-        "then s/frame",
-        "new frames/s",
-        "ratio",
-    ):
-        table.add_column(column, justify="left" if column in ("clip", "tool") else "right")
+    names = ("clip", "size", "source s", "tool", "made", "seconds", "start-up", "then s/frame")
+    for title in (*names, "new frames/s", "ratio"):
+        table.add_column(title, justify="left" if title in ("clip", "tool") else "right")
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for text in arguments.clips:
