@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
+from minterpolate import minterpolate_graph, pulled
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -116,26 +117,12 @@ def run_minterpolate(task: Task) -> list[Picture]:
     factor = 2 if task.wanted[0][1] == Fraction(1, 2) else 5
     like = task.kept[0]
     height, width = like.planes[0].shape
-    graph = av.filter.Graph()
     base = 1 / task.rate
-    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat(like.layout.name), time_base=base)
-    options = f"fps={task.rate * factor}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
-    filters = [source]
-    if like.layout.bits > 8:
-        filters.append(graph.add("format", like.layout.name.removesuffix("10le")))
-    filters += [graph.add("minterpolate", options), graph.add("buffersink")]
-    for left, right in pairwise(filters):
-        left.link_to(right)
-    graph.configure()
+    graph = minterpolate_graph(width, height, like.layout.name, base, task.rate * factor, "scd=none")
     out: dict[Fraction, Picture] = {}
 
     def drain() -> None:
-        while True:
-            try:
-                frame = graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(frame, av.VideoFrame)
+        for frame in pulled(graph):
             planes = tuple(_plane(plane) for plane in frame.planes)
             assert frame.pts is not None
             assert frame.time_base is not None

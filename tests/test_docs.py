@@ -41,3 +41,10 @@ def test_every_option_of_the_main_command_is_in_the_readme() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     options = [name for param in cli.commands["interpolate"].params for name in param.opts if name.startswith("--")]
     assert [name for name in options if name not in text] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_pictures_in_the_documents_are_here_and_small(document: str) -> None:
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+        assert (REPOSITORY / name).stat().st_size < 300_000

@@ -12,7 +12,7 @@ from ugsp_cli.layouts import Sample
 from ugsp_cli.pictures import encode_png
 from ugsp_net.metrics import Picture
 
-__all__ = ["WorstCases", "sheet"]
+__all__ = ["WorstCases", "sheet", "tinted"]
 
 GAP = 4
 """Pixels between the pictures of a sheet."""
@@ -66,14 +66,23 @@ class WorstCases:
 def sheet(sample: Sample, made: Picture, masks: np.ndarray) -> Picture:
     """Six pictures in one: left, truth, right; what was made, its difference (4 times as strong), and the masks.
 
-    masks: as in ``Made``. Red was computed at stride 8 only, yellow also at 4, white at all levels, grey at none.
+    masks: as in ``Made``.
     """
     difference = np.abs(made.astype(np.int16) - sample.truth) * AMPLIFICATION
-    colours = made.mean(axis=2, keepdims=True) / 2 + 127 * masks.transpose(1, 2, 0)
     height, width = made.shape[:2]
     canvas = np.full((2 * height + GAP, 3 * width + 2 * GAP, 3), 128, np.uint8)
-    for number, panel in enumerate((sample.left, sample.truth, sample.right, made, difference, colours)):
+    for number, panel in enumerate((sample.left, sample.truth, sample.right, made, difference, tinted(made, masks))):
         row, column = divmod(number, 3)
         top, left = row * (height + GAP), column * (width + GAP)
         canvas[top : top + height, left : left + width] = panel.clip(0, 255).astype(np.uint8)
     return canvas
+
+
+def tinted(made: Picture, masks: np.ndarray) -> Picture:
+    """A picture in grey with what was computed for it in colour: red at stride 8 only, yellow also at 4, white at all
+    levels, grey at none.
+
+    masks: as in ``Made``.
+    """
+    colours = made.mean(axis=2, keepdims=True) / 2 + 127 * masks.transpose(1, 2, 0)
+    return np.asarray(colours.astype(np.uint8))
