@@ -14,6 +14,7 @@ from ugsp_cli import timing
 from ugsp_cli.cli import cli
 from ugsp_net import checkpoint
 from ugsp_net.cost import network_cost
+from ugsp_net.network import UGSP, Encoding
 
 
 @pytest.fixture
@@ -49,6 +50,25 @@ def test_seconds_stand_beside_the_work_that_was_done(weights: str, tmp_path: Pat
     least = 1 - sum(cost.prunable) / (cost.encode + cost.match + cost.dense)
     assert dense == full == 1
     assert least < sparse < 1
+
+
+def test_the_network_sees_what_the_flow_scale_says(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, sizes = UGSP.encode, set()
+
+    def noted(net: UGSP, frame: torch.Tensor) -> Encoding:
+        sizes.add(tuple(frame.shape[-2:]))
+        return encode(net, frame)
+
+    monkeypatch.setattr(UGSP, "encode", noted)
+    file = tmp_path / "bench.json"
+    options = ("--flow-scale", "0.5", "--size", "150x90", "--density", "0.5")
+    code, output = bench("--weights", weights, *options, "--json", str(file))
+    assert code == 0, output
+    assert "150x90, flow scale 0.5" in output
+    assert sizes == {(48, 80)}
+    assert json.loads(file.read_text())["timings"][0]["flow_scale"] == 0.5
 
 
 def test_the_masks_have_the_density_and_are_nested() -> None:

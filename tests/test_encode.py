@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.clips import Clip, Sound, make_clip, picture_planes
 from ugsp_cli.atomic import AtomicFile
 from ugsp_cli.decode import FrameReader
 from ugsp_cli.encode import EncodeOptions, FrameWriter, check_encoder
+from ugsp_cli.encoders import plan_encoder
 from ugsp_cli.errors import EncodeError, ExitCode, OutputError, UsageError
 from ugsp_cli.media import MediaInfo, probe
 
@@ -449,3 +451,16 @@ def test_damaged_sound_is_copied_as_far_as_it_can_be(tmp_path: Path) -> None:
     assert all_packets * 3 // 4 < kept < all_packets
     assert len(writer.notes) == len(set(writer.notes)) > 0
     assert len(video_times(tmp_path / "out.mp4")) == 120
+
+
+def test_at_8k_the_encoder_looks_fewer_frames_ahead(tmp_path: Path) -> None:
+    info = probe(make_clip(tmp_path / "in.mp4", Clip(2)))
+    large = replace(info, width=7680, height=4320)
+    output, rate = tmp_path / "out.mp4", Fraction(24)
+    assert "rc-lookahead" not in plan_encoder(output, info, rate, FAST).options
+    plan = plan_encoder(output, large, rate, FAST)
+    assert plan.options["rc-lookahead"] == "8"
+    assert plan.notes == ("libx264 looks 8 frames ahead, to save memory (--encoder-option rc-lookahead=N for more)",)
+    asked = plan_encoder(output, large, rate, replace(FAST, options={"rc-lookahead": "20"}))
+    assert asked.options["rc-lookahead"] == "20"
+    assert asked.notes == ()

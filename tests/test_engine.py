@@ -137,9 +137,9 @@ def test_motion_is_looked_for_at_a_smaller_size(scale: float, weights: str) -> N
 
 def test_large_frames_are_looked_at_smaller(weights: str) -> None:
     engine = Interpolator(EngineOptions(weights))
-    sizes = {(1080, 1920): 1, (1440, 2560): 1, (2160, 3840): 2, (2160, 4096): 2, (3840, 2160): 2, (4320, 7680): 4}
-    assert {size: engine._factor(*size) for size in sizes} == sizes
-    assert Interpolator(EngineOptions(weights, flow_scale="0.5"))._factor(64, 64) == 2
+    sizes = {(1920, 1080): 1, (2560, 1440): 1, (3840, 2160): 2, (4096, 2160): 2, (2160, 3840): 2, (7680, 4320): 4}
+    assert {size: engine.factor_at(*size) for size in sizes} == sizes
+    assert Interpolator(EngineOptions(weights, flow_scale="0.5")).factor_at(64, 64) == 2
 
 
 class Small:
@@ -161,6 +161,9 @@ class Small:
     [
         lambda: torch.OutOfMemoryError("CUDA out of memory"),
         lambda: RuntimeError("DefaultCPUAllocator: not enough memory: ..."),
+        lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: ... Error code 12"),
+        lambda: RuntimeError("could not create a primitive"),
+        MemoryError,
     ],
 )
 def test_where_memory_runs_out_less_is_done_at_once(
@@ -177,8 +180,10 @@ def test_where_memory_runs_out_less_is_done_at_once(
             patch.setattr(engine._net, "interpolate", Small(engine, int(room * 128 * 64), error))
             made = engine.interpolate(requests)
         assert len(made) == 4
-        assert (engine.batch_size, engine._factor(64, 128)) == (batch, factor)
-        assert len(engine.notes) == {2: 1, 1: 2, 0.3: 3, 0.1: 4}[room]
+        assert (engine.batch_size, engine.factor_at(128, 64)) == (batch, factor)
+        assert engine.notes[0] == f"memory ran out: frames made at once: {batch}"
+        coarser = [f"memory ran out: motion is looked for at {1 / factor:g} of the size (--flow-scale)"]
+        assert engine.notes[1:] == (coarser if factor > 1 else [])
         for one, other in zip(made, expected, strict=True):
             difference = np.abs(one.planes[0].astype(int) - other.planes[0])
             assert difference.max() <= (1 if factor == 1 else 255)

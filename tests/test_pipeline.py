@@ -193,7 +193,8 @@ def test_without_output_everything_is_counted_and_nothing_written(tmp_path: Path
     assert left_behind(tmp_path) == {"in.mp4"}
 
 
-def test_source_frames_are_let_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [Limits(waiting_frames=2), Limits(waiting_bytes=1)])
+def test_source_frames_are_let_go(limits: Limits, tmp_path: Path) -> None:
     """However long the video, only the frames around the present instant are held."""
     import gc
 
@@ -209,7 +210,7 @@ def test_source_frames_are_let_go(tmp_path: Path) -> None:
     engine = FakeEngine(batch_size=1, before=count)
     engine.requests = _Forgetful()
     gc.collect()  # what the tests before left in cycles
-    run_job(job_to(tmp_path, source, limits=Limits(waiting_frames=2)), engine, SilentDisplay())
+    run_job(job_to(tmp_path, source, limits=limits), engine, SilentDisplay())
     assert 2 <= most <= 8
 
 

@@ -17,23 +17,19 @@ from torch.nn import functional as F
 from ugsp_cli.colour import planes_to_rgb, rgb_to_planes
 from ugsp_cli.decode import Frame
 from ugsp_cli.errors import UgspError, UsageError
+from ugsp_cli.portions import Portions
+from ugsp_cli.windows import see, see_in_windows
 from ugsp_net import checkpoint
-from ugsp_net.allocator import keep_freed_memory
+from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate
 from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.precision import has_fast_bf16
-from ugsp_net.sparse import BACKENDS, performed_share, why_not
+from ugsp_net.sparse import BACKENDS, why_not
 from ugsp_net.warp import blend_enlarged
 
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
-
-FLOW_FACTORS = ((2560 * 1440, 1), (4096 * 2304, 2))
-"""Pixels up to which frames are seen by the network that many times smaller; beyond, four times. What moves by more
-than 64 pixels is not matched, and 4K frames move by more; so far no 4K footage has been measured."""
-
-MOST_COARSE = 4
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,7 +47,7 @@ class EngineOptions:
     pruning: bool = True
     """Whether blocks are skipped."""
     keep: str | float = "auto"
-    """auto: what the masks say; a number in [0, 1]: that share of every level's blocks, in each frame."""
+    """auto: what the masks say; a number in [0, 1]: that share of every level's blocks, in each frame or window."""
     flow_scale: float | str = "auto"
     """Size at which the network sees the frames, as a share of their own: 1, 0.5 or 0.25; they are put together at full
     size. auto: 1 up to 2560x1440 pixels, 0.5 up to 4096x2304, else 0.25."""
@@ -82,7 +78,7 @@ class Made:
     dense_macs: int
     """What the dense network would have spent, with the encoding of the source frames that this frame needed first."""
     performed_macs: int
-    """What the backend spent."""
+    """What the backend spent; where frames are made in windows, their margins count."""
     level_dense_macs: tuple[int, ...]
     """The prunable work alone, at strides 8, 4, 2."""
     level_performed_macs: tuple[int, ...]
@@ -99,7 +95,8 @@ class _Source:
     """[1, 3, H, W] fp32, padded."""
     small: Tensor
     """The same at the size that the network sees."""
-    encoding: Encoding
+    encoding: Encoding | None
+    """None where the network sees windows, which are encoded by themselves."""
 
 
 class Interpolator:
@@ -118,19 +115,18 @@ class Interpolator:
         self.precision = precision
         self.backend = backend if options.pruning else "dense"
         self.strides = tuple(STRIDES[index] for index in PRUNED)
-        self._flow_scale = options.flow_scale
-        self._auto_batch = options.batch_size == "auto"
-        self._wanted_batch = self.batch_size = 1 if self._auto_batch else int(options.batch_size)
         self._device = device
         self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
         self._gate = _gate(options)
+        batch = None if options.batch_size == "auto" else int(options.batch_size)
+        scale = None if options.flow_scale == "auto" else float(options.flow_scale)
+        self._portions = Portions(device, precision, self._net.config, batch, scale)
+        self.batch_size = batch or 1
+        self.notes = self._portions.notes
+        """What the user should know of the frames since ``reset``."""
         self._sources: OrderedDict[int, _Source] = OrderedDict()
         self._volumes: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
         self._cost: Cost | None = None
-        self._most: int | None = None
-        self._coarser = 1
-        self.notes: list[str] = []
-        """What the user should know of the frames since ``reset``."""
 
     @property
     def network(self) -> UGSP:
@@ -139,24 +135,24 @@ class Interpolator:
 
     def batch_at(self, width: int, height: int) -> int:
         """Frames made at once in pictures of that size."""
-        size = _batch_for(width, height, self._device) if self._auto_batch else self._wanted_batch
-        return size if self._most is None else min(size, self._most)
+        return self._portions.settle(height, width).batch
+
+    def factor_at(self, width: int, height: int) -> int:
+        """How many times smaller than they are the network sees pictures of that size."""
+        return self._portions.factor(height, width)
 
     def reset(self) -> None:
         """Forget all frames: before another file, whose indices start again."""
-        self._sources.clear()
-        self._volumes.clear()
-        self._cost = None
-        self._most, self._coarser = None, 1
-        self.notes = []
+        self._let_go()
+        self._portions.reset()
 
     @torch.inference_mode()
     def interpolate(self, requests: Sequence[Request], masks: bool = False) -> list[Made]:
         """Make frames, in the order asked for. All frames have one size. masks: whether to hand out the masks too.
 
         Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
-        Where memory runs out, fewer frames are made at once, then the network sees smaller ones; ``notes`` tells.
-        Raises UgspError where that does not help.
+        Where memory runs out, fewer frames are made at once, then in windows, then the network sees smaller ones;
+        ``notes`` tells. Raises UgspError where that does not help.
         """
         made: list[Made] = []
         while len(made) < len(requests):
@@ -174,28 +170,28 @@ class Interpolator:
         return made
 
     def _shrink(self, height: int, width: int) -> None:
-        """Make do with less memory. Raises UgspError where there is nothing left to give up."""
-        self._sources.clear()
-        self._volumes.clear()
-        self._cost = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        factor = self._factor(height, width)
-        if self.batch_size > 1:
-            self._most = self.batch_size // 2
-            self.notes.append(f"memory ran out: {self._most} frames are made at once, not {self.batch_size}")
-        elif self._flow_scale == "auto" and factor < MOST_COARSE:
-            self._coarser *= 2
-            self.notes.append(f"memory ran out: motion is looked for at 1/{2 * factor} of the size (--flow-scale)")
-        else:
+        """Make do with less memory than ran out. Raises UgspError where there is nothing left to give up."""
+        self._let_go()
+        if not self._portions.shrink(height, width):
             raise UgspError(
                 f"there is not enough memory on {self.device} for frames of {width}x{height}",
                 "Use a smaller --flow-scale, another --device, or close other programs.",
             )
 
+    def _let_go(self) -> None:
+        """Forget all frames and hand back their memory."""
+        self._sources.clear()
+        self._volumes.clear()
+        self._cost = None
+        release_freed_memory()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _batch(self, requests: Sequence[Request], masks: bool) -> list[Made]:
         net = self._net
         height, width = requests[0].left.planes[0].shape
+        windows = self._portions.windows(height, width)
+        whole = len(windows) == 1
         spent = []
         pairs = []
         volumes = []
@@ -203,58 +199,53 @@ class Interpolator:
             fresh = 0
             sources = []
             for frame in (request.left, request.right):
-                fresh += self._source(frame)
+                fresh += self._source(frame, whole)
                 sources.append(self._sources[frame.index])
             pairs.append(sources)
             key = (request.left.index, request.right.index)
             matched = key not in self._volumes
             if matched:
-                self._volumes[key] = net.match(sources[0].encoding, sources[1].encoding)
+                first, second = (source.encoding for source in sources)
+                self._volumes[key] = None if first is None or second is None else net.match(first, second)
             volumes.append(self._volumes[key])
             assert self._cost is not None
             spent.append(fresh * self._cost.encode + matched * self._cost.match)
-        first, second = (_stack([pair[side].encoding for pair in pairs]) for side in (0, 1))
-        frame0, frame1 = (torch.cat([pair[side].small for pair in pairs]) for side in (0, 1))
-        volume = None if volumes[0] is None else torch.cat([item for item in volumes if item is not None])
+        frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
         t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
-        coarse = net.coarse(first, second, volume, t)
         backend = "reference" if self._gate is None else self.backend
-        out = net.interpolate(frame0, frame1, first, second, coarse, t, self._gate, backend)
+        factor = self._portions.factor(height, width)
+        if whole:
+            encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
+            volume = None if volumes[0] is None else _joined([item for item in volumes if item is not None])
+            seen = see(net, frames, encodings, volume, t, self._gate, backend)
+        else:
+            seen = see_in_windows(net, frames, t, self._gate, backend, windows, with_motion=factor > 1)
         active = torch.ones(len(requests), len(PRUNED))
-        performed = torch.ones(len(requests), 2, len(PRUNED))
-        if out.masks:
-            active = torch.stack([mask.flatten(1).mean(1) for mask in out.masks], dim=1).cpu()
-            rows, columns = frame0.shape[-2:]
-            shares = [
-                performed_share(mask, level, rows // stride, columns // stride, backend, net.dtype)
-                for mask, level, stride in zip(out.masks, PRUNED, self.strides, strict=True)
-            ]
-            performed = torch.stack(shares, dim=2).cpu()
-        factor = self._factor(height, width)
-        result = out.frame
+        if seen.masks:
+            active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()
+        result = seen.frame
         if factor > 1:
-            whole0, whole1 = (torch.cat([pair[side].rgb for pair in pairs]) for side in (0, 1))
-            result = blend_enlarged(whole0, whole1, out.flow, out.blend, factor)
+            assert seen.motion is not None
+            large = _joined([pair[0].rgb for pair in pairs]), _joined([pair[1].rgb for pair in pairs])
+            result = blend_enlarged(*large, *seen.motion, factor)
         self._forget()
         cost = self._cost
         assert cost is not None
         made = []
         for index, request in enumerate(requests):
-            done, beside = performed[index].tolist()
             planes = rgb_to_planes(
                 result[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
             )
+            done = seen.level_macs[index]
             made.append(
                 Made(
                     planes=planes,
                     active=tuple(active[index].tolist()),
                     dense_macs=cost.dense + spent[index],
-                    performed_macs=cost.performed(done, beside) + spent[index],
+                    performed_macs=sum(done) + seen.other_macs[index] + (spent[index] if whole else 0),
                     level_dense_macs=cost.prunable,
-                    level_performed_macs=tuple(
-                        round(share * macs) for share, macs in zip(done, cost.prunable, strict=True)
-                    ),
-                    masks=self._pixel_masks([mask[index] for mask in out.masks], height, width) if masks else None,
+                    level_performed_macs=done,
+                    masks=self._pixel_masks([mask[index] for mask in seen.masks], height, width) if masks else None,
                 )
             )
         return made
@@ -263,19 +254,19 @@ class Interpolator:
         """One frame's masks [1, rows, columns], coarse to fine, as ``Made`` has them."""
         if not masks:
             return np.ones((len(PRUNED), height, width), np.bool_)
-        factor = self._factor(height, width)
+        factor = self._portions.factor(height, width)
         sides = [factor * self._net.config.grid_stride(level) for level in PRUNED]
         whole = [enlarge(mask[None], side)[0, 0] for mask, side in zip(masks, sides, strict=True)]
         return torch.stack([mask[:height, :width] for mask in whole]).bool().cpu().numpy()
 
-    def _source(self, frame: Frame) -> bool:
-        """Have a frame's encoding at hand; True when it had to be computed."""
+    def _source(self, frame: Frame, whole: bool) -> bool:
+        """Have a frame at hand, and its encoding where the network sees the whole; True when it was not yet there."""
         if frame.index in self._sources:
             self._sources.move_to_end(frame.index)
             return False
         rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
         height, width = rgb.shape[-2:]
-        factor = self._factor(height, width)
+        factor = self._portions.factor(height, width)
         alignment = factor * self._net.config.alignment
         right, below = -width % alignment, -height % alignment
         if right or below:
@@ -283,15 +274,8 @@ class Interpolator:
         small = rgb if factor == 1 else F.avg_pool2d(rgb, factor)
         if self._cost is None:
             self._cost = network_cost(self._net.config, small.shape[-1], small.shape[-2])
-        self._sources[frame.index] = _Source(rgb, small, self._net.encode(small))
+        self._sources[frame.index] = _Source(rgb, small, self._net.encode(small) if whole else None)
         return True
-
-    def _factor(self, height: int, width: int) -> int:
-        """How many times smaller the network sees frames of a size."""
-        if self._flow_scale != "auto":
-            return round(1 / float(self._flow_scale))
-        factor = next((factor for most, factor in FLOW_FACTORS if height * width <= most), MOST_COARSE)
-        return min(MOST_COARSE, factor * self._coarser)
 
     def _forget(self) -> None:
         """Keep the newest frame and its predecessor: requests come in order."""
@@ -364,17 +348,19 @@ def _gate(options: EngineOptions) -> Gate | None:
         raise UsageError(f"--keep {options.keep}: {error}", "Use auto or a number from 0 to 1.") from error
 
 
-def _batch_for(width: int, height: int, device: torch.device) -> int:
-    """On a CPU one frame fills the cores; on a GPU about eight 1080p frames do."""
-    if device.type == "cpu":
-        return 1
-    return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
-    """torch has a type for it on CUDA; on the processor its allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+    """torch has a type for it on CUDA; on the processor its allocator and oneDNN raise plain RuntimeErrors."""
+    text = str(error)
+    if "DefaultCPUAllocator" in text or "not enough memory" in text or text == "could not create a primitive":
+        return True
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def _stack(encodings: list[Encoding]) -> Encoding:
-    return encodings[0] if len(encodings) == 1 else Encoding.join(encodings)
+def _stack(encodings: list[Encoding | None]) -> Encoding:
+    present = [encoding for encoding in encodings if encoding is not None]
+    return present[0] if len(present) == 1 else Encoding.join(present)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """One batch; a copy is saved where there is one tensor, which of an 8K frame takes 400 MB."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -91,6 +91,8 @@ class Limits:
     """Threads of the encoder; None lets it choose."""
     waiting_frames: int = 8
     """Frames that may wait between two stages."""
+    waiting_bytes: int = 256 << 20
+    """What they may take together; two frames may wait whatever they take."""
 
     @classmethod
     def beside(cls, device: str) -> Limits:
@@ -197,6 +199,13 @@ def expected_frames(info: MediaInfo, rate: Fraction, slowdown: int) -> int | Non
     return None if duration is None else ceil(duration * slowdown * rate)
 
 
+def _frame_bytes(info: MediaInfo) -> int:
+    """Bytes of the planes of one frame."""
+    layout = info.layout
+    samples = (layout.plane_size(plane, info.width, info.height) for plane in range(layout.planes))
+    return sum(rows * columns for rows, columns in samples) * (1 if layout.bits == 8 else 2)
+
+
 class _Run:
     """The moving parts of one job."""
 
@@ -216,8 +225,9 @@ class _Run:
         self._reader = reader
         self._writer = writer
         self._timeline = timeline
-        self._decoded: Channel[Frame] = Channel(limits.waiting_frames)
-        self._made: Channel[_Output] = Channel(limits.waiting_frames)
+        waiting = min(limits.waiting_frames, max(2, limits.waiting_bytes // _frame_bytes(reader.info)))
+        self._decoded: Channel[Frame] = Channel(waiting)
+        self._made: Channel[_Output] = Channel(waiting)
         self._decoding, self._computing, self._encoding = Stopwatch(), Stopwatch(), Stopwatch()
         self._recorder = StatsRecorder(engine.strides)
         self._pending: list[_Pending] = []

@@ -23,6 +23,7 @@ from ugsp_net.cost import PRUNED, network_cost
 from ugsp_net.masks import fixed_gate
 from ugsp_net.network import UGSP
 from ugsp_net.sparse import performed_share
+from ugsp_net.warp import blend_enlarged
 
 __all__ = ["Measured", "Timing", "document", "measure", "print_timings"]
 
@@ -57,6 +58,8 @@ class Timing:
 
     width: int
     height: int
+    flow_scale: float
+    """Size at which the network saw the pictures, as a share of their own; what enlarges its motion counts."""
     batch: int
     """Frames made at once."""
     rows: list[Measured]
@@ -87,9 +90,11 @@ def _measure_size(
     net, device = engine.network, torch.device(engine.device)
     batch = engine.batch_at(width, height)
     alignment = net.config.alignment
-    columns, rows = -(-width // alignment) * alignment, -(-height // alignment) * alignment
+    factor = engine.factor_at(width, height)
+    columns, rows = (-(-side // (alignment * factor)) * alignment for side in (width, height))
     cost = network_cost(net.config, columns, rows)
-    frames = _pictures(2 * batch, rows, columns).to(device)
+    large = _pictures(2 * batch, factor * rows, factor * columns).to(device)
+    frames = F.avg_pool2d(large, factor)
     t = torch.full((batch,), 0.5, device=device)
     backend = "tiles" if engine.backend == "dense" else engine.backend
     kinds: list[float | None] = [None, *densities]
@@ -105,7 +110,9 @@ def _measure_size(
         coarse = net.coarse(first, second, net.match(first, second), t)
         yield
         gate = None if kind is None else fixed_gate(masks[kind])
-        net.interpolate(frames[:batch], frames[batch:], first, second, coarse, t, gate, backend)
+        made = net.interpolate(frames[:batch], frames[batch:], first, second, coarse, t, gate, backend)
+        if factor > 1:
+            blend_enlarged(large[:batch], large[batch:], made.flow, made.blend, factor)
         yield
 
     for turn in range(turns + 1):
@@ -134,7 +141,7 @@ def _measure_size(
     products = _products(lambda: list(run(None)), device, turns)
     for _ in kinds:
         display.advance()
-    return Timing(width, height, batch, measured, products / batch)
+    return Timing(width, height, 1 / factor, batch, measured, products / batch)
 
 
 class _Recorder(TorchDispatchMode):
@@ -205,7 +212,8 @@ def print_timings(console: Console, engine: Interpolator, timings: Sequence[Timi
         f"backend {machine['backend']}"
     )
     for timing in timings:
-        table = Table(title=f"{timing.width}x{timing.height}, seconds for each made frame")
+        seen = "" if timing.flow_scale == 1 else f", flow scale {timing.flow_scale:g}"
+        table = Table(title=f"{timing.width}x{timing.height}{seen}, seconds for each made frame")
         for column in ("computed", *STAGES, "all", "frames/s", "time", "MACs"):
             table.add_column(column, justify="right")
         dense = timing.rows[0].total

@@ -68,6 +68,12 @@ class NetConfig:
         """Both sides of a picture must be multiples of this many pixels."""
         return max(STRIDES[-1], self.block)
 
+    @property
+    def step(self) -> int:
+        """Pixels between the places at which a part of a picture may begin and be seen as within the whole: all levels
+        at all scales have a position there."""
+        return max(self.alignment, STRIDES[-1] << (self.scales - 1))
+
     def grid_stride(self, level: int) -> int:
         """Image pixels between neighbouring mask entries of a level (0: stride 2 ... 2: stride 8)."""
         return max(self.block, STRIDES[level])

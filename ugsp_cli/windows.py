@@ -1,0 +1,171 @@
+"""The network on frames as a whole, or in windows that overlap where memory does not hold what the whole needs.
+
+A window is a cell of the picture and a margin around it: the network sees both, what it makes of the cell is kept.
+Every window is encoded and matched by itself, so nothing larger than a window is ever in memory but the frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ugsp_net.config import STRIDES
+from ugsp_net.cost import PRUNED, network_cost
+from ugsp_net.masks import Gate
+from ugsp_net.network import UGSP, Encoding
+from ugsp_net.sparse import performed_share
+
+__all__ = ["MARGIN", "Seen", "Window", "see", "see_in_windows", "split"]
+
+MARGIN = 320
+"""Pixels around a cell that the network sees too: 128 for the motion that is matched at half the size, the rest for the
+convolutions there. Largest difference from the whole, of 255, on three real pairs cut in two: 6, 25 and 4 with a margin
+of 192; 2, 6 and 1 with 256; 0.2, 2.0 and 0.1 with 320."""
+
+LEAST_CELL = 384
+"""Pixels; a side of a cell is not halved below. Cells of this size cost up to seven times the work."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One cell of a picture with its margin. All in pixels, multiples of the step or the picture's edge, ends excluded."""
+
+    rows: tuple[int, int]
+    """First and last that the network sees."""
+    columns: tuple[int, int]
+    cell_rows: tuple[int, int]
+    """First and last of the cell."""
+    cell_columns: tuple[int, int]
+
+    @property
+    def pixels(self) -> int:
+        """How many the network sees."""
+        return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
+
+    def seen(self, picture: Tensor) -> Tensor:
+        """What the network sees of [B, C, H, W]."""
+        return picture[..., slice(*self.rows), slice(*self.columns)]
+
+    def keep(self, made: Tensor, whole: Tensor, stride: int = 1) -> None:
+        """Copy the cell from what was made of this window into the whole picture, both [B, C, ...] at the stride."""
+        top, bottom = (row // stride for row in self.cell_rows)
+        left, right = (column // stride for column in self.cell_columns)
+        above, before = self.rows[0] // stride, self.columns[0] // stride
+        whole[..., top:bottom, left:right] = made[..., top - above : bottom - above, left - before : right - before]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network makes of a batch of pairs, and what that cost."""
+
+    frame: Tensor
+    """[B, 3, H, W] fp32."""
+    motion: tuple[Tensor, Tensor] | None
+    """Flow [B, 4, H, W] and blend [B, 1, H, W] as in `Interpolation`; None where windows were not asked for them."""
+    masks: tuple[Tensor, ...]
+    """As ``Interpolation.masks``; empty where nothing is pruned."""
+    level_macs: list[tuple[int, ...]]
+    """For each frame, what was done of the prunable work at strides 8, 4, 2; margins count."""
+    other_macs: list[int]
+    """For each frame, all other work, without encoding and matching unless windows did them."""
+
+
+def split(rows: int, columns: int, halvings: int, step: int) -> list[Window]:
+    """Cover a picture with windows whose cells come from halving the longer side so many times, or as far as it goes.
+
+    rows, columns: of the picture as the network sees it; step: where windows may begin, `NetConfig.step`. One window is
+    the whole picture.
+    """
+    down = across = 1
+    for _ in range(halvings):
+        longer = max(rows / down, columns / across)
+        if longer < 2 * LEAST_CELL:
+            break
+        if columns / across == longer:
+            across *= 2
+        else:
+            down *= 2
+    return [
+        Window(_with_margin(vertical, rows, step), _with_margin(horizontal, columns, step), vertical, horizontal)
+        for vertical in _cells(rows, down, step)
+        for horizontal in _cells(columns, across, step)
+    ]
+
+
+def _cells(length: int, count: int, step: int) -> list[tuple[int, int]]:
+    edges = [step * round(length / step * index / count) for index in range(count)]
+    return list(pairwise([*edges, length]))
+
+
+def _with_margin(cell: tuple[int, int], length: int, step: int) -> tuple[int, int]:
+    margin = -(-MARGIN // step) * step
+    return max(0, cell[0] - margin), min(length, cell[1] + margin)
+
+
+def see(
+    net: UGSP,
+    frames: tuple[Tensor, Tensor],
+    encodings: tuple[Encoding, Encoding],
+    volume: Tensor | None,
+    t: Tensor,
+    gate: Gate | None,
+    backend: str,
+) -> Seen:
+    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings, volume: of them; t: [B]."""
+    coarse = net.coarse(*encodings, volume, t)
+    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend)
+    rows, columns = frames[0].shape[-2:]
+    cost = network_cost(net.config, columns, rows)
+    shares = torch.ones(len(t), 2, len(PRUNED))
+    if out.masks:
+        parts = [
+            performed_share(mask, level, rows // STRIDES[level], columns // STRIDES[level], backend, net.dtype)
+            for mask, level in zip(out.masks, PRUNED, strict=True)
+        ]
+        shares = torch.stack(parts, dim=2).cpu()
+    done, other = [], []
+    for share, beside in shares.tolist():
+        levels = tuple(round(part * macs) for part, macs in zip(share, cost.prunable, strict=True))
+        done.append(levels)
+        other.append(cost.performed(share, beside) - sum(levels))
+    return Seen(out.frame, (out.flow, out.blend), out.masks, done, other)
+
+
+def see_in_windows(
+    net: UGSP,
+    frames: tuple[Tensor, Tensor],
+    t: Tensor,
+    gate: Gate | None,
+    backend: str,
+    windows: Sequence[Window],
+    with_motion: bool,
+) -> Seen:
+    """Run the network on one pair, window by window, and put the cells together. frames: both [1, 3, H, W]; t: [1]."""
+    rows, columns = frames[0].shape[-2:]
+
+    def blank(channels: int, stride: int = 1) -> Tensor:
+        return frames[0].new_empty((1, channels, rows // stride, columns // stride))
+
+    frame = blank(3)
+    motion = (blank(4), blank(1)) if with_motion else None
+    strides = [net.config.grid_stride(level) for level in PRUNED]
+    masks = () if gate is None else tuple(blank(1, stride) for stride in strides)
+    levels, other = [0] * len(PRUNED), 0
+    for window in windows:
+        pair = window.seen(frames[0]), window.seen(frames[1])
+        encodings = net.encode(pair[0]), net.encode(pair[1])
+        part = see(net, pair, encodings, net.match(*encodings), t, gate, backend)
+        window.keep(part.frame, frame)
+        if motion is not None and part.motion is not None:
+            window.keep(part.motion[0], motion[0])
+            window.keep(part.motion[1], motion[1])
+        for made, mask, stride in zip(part.masks, masks, strides, strict=gate is not None):
+            window.keep(made, mask, stride)
+        cost = network_cost(net.config, pair[0].shape[-1], pair[0].shape[-2])
+        other += part.other_macs[0] + 2 * cost.encode + cost.match
+        levels = [total + done for total, done in zip(levels, part.level_macs[0], strict=True)]
+    return Seen(frame, motion, masks, [tuple(levels)], [other])
