@@ -21,24 +21,25 @@ from ugsp_net.sparse import performed_share
 
 __all__ = ["MARGIN", "Seen", "Window", "see", "see_in_windows", "split"]
 
-MARGIN = 320
+MARGIN = 384
 """Pixels around a cell that the network sees too: 128 for the motion that is matched at half the size, the rest for the
 convolutions there. Largest difference from the whole, of 255, on three real pairs cut in two: 6, 25 and 4 with a margin
-of 192; 2, 6 and 1 with 256; 0.2, 2.0 and 0.1 with 320."""
+of 192; 0.2, 2.0 and 0.1 with 320; 0.0, 0.2 and 0.0 with
+384."""
 
 LEAST_CELL = 384
-"""Pixels; a side of a cell is not halved below. Cells of this size cost up to seven times the work."""
+"""Pixels; a side of a cell is not halved below. Cells of this size cost up to nine times the work."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """One cell of a picture with its margin. All in pixels, multiples of the step or the picture's edge, ends excluded."""
+    """One cell of a picture with its margin. All in pixels, multiples of the step or the picture's edge."""
 
     rows: tuple[int, int]
-    """First and last that the network sees."""
+    """First that the network sees, and the one after the last."""
     columns: tuple[int, int]
     cell_rows: tuple[int, int]
-    """First and last of the cell."""
+    """The same of the cell."""
     cell_columns: tuple[int, int]
 
     @property
