@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,6 +69,35 @@ def test_each_frame_is_encoded_once_and_each_pair_matched_once(weights: str, mon
     assert calls == {"encode": 5, "match": 4}
     cost = network_cost(SMALL, 112, 80)
     assert sum(one.dense_macs for one in made) == 5 * cost.encode + 4 * cost.match + 12 * cost.dense
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_where_nothing_moves_nothing_is_computed(size: int, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32", batch_size=size))
+    encoded: list[int] = []
+    original = engine._net.encode
+    monkeypatch.setattr(engine._net, "encode", lambda small: (encoded.append(len(small)), original(small))[1])
+    first, other = frame(0), frame(3)
+    # The same picture twice, but for a step of brightness in every second pixel; then one that moves.
+    luma = first.planes[0] + (np.indices(first.planes[0].shape).sum(0) % 2).astype(np.uint8)
+    brighter = replace(first, index=1, planes=(luma, *first.planes[1:]))
+    last = replace(other, index=2)
+    requests = [Request(first, brighter, 0.25), Request(first, brighter, 0.75), Request(brighter, last, 0.5)]
+    made = engine.interpolate(requests, masks=True)
+    for one, t in zip(made[:2], (0.25, 0.75), strict=True):
+        assert one.performed_macs == 0
+        assert one.active == (0, 0, 0)
+        assert one.masks is not None
+        assert not one.masks.any()
+        assert np.abs(one.planes[0] - (first.planes[0] + t * (luma - first.planes[0]))).max() <= 0.8  # half is rounding
+        for plane, same in zip(one.planes[1:], first.planes[1:], strict=True):
+            assert np.abs(plane.astype(int) - same).max() <= 1
+    assert encoded == [1, 1]
+    assert made[2].active != (0, 0, 0)
+    cost = network_cost(SMALL, 112, 80)
+    assert sum(one.dense_macs for one in made) == 3 * cost.encode + 2 * cost.match + 3 * cost.dense
+    dense = Interpolator(EngineOptions(weights, device="cpu", precision="fp32", pruning=False))
+    assert all(one.performed_macs == one.dense_macs for one in dense.interpolate(requests))
 
 
 def test_batches_equal_single_frames(weights: str) -> None:

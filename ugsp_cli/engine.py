@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
-from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate
+from ugsp_net.masks import Gate, agreement, enlarge, hard_gate, keep_gate
 from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.precision import has_fast_bf16
 from ugsp_net.sparse import BACKENDS, why_not
@@ -95,8 +96,10 @@ class _Source:
     """[1, 3, H, W] fp32, padded."""
     small: Tensor
     """The same at the size that the network sees."""
-    encoding: Encoding | None
-    """None where the network sees windows, which are encoded by themselves."""
+    encoding: Encoding | None = None
+    """None until it is needed; and where the network sees windows, which are encoded by themselves."""
+    owed: bool = True
+    """Whether its encoding is still to be charged to the dense network."""
 
 
 class Interpolator:
@@ -126,6 +129,7 @@ class Interpolator:
         """What the user should know of the frames since ``reset``."""
         self._sources: OrderedDict[int, _Source] = OrderedDict()
         self._volumes: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
+        self._still: OrderedDict[tuple[int, int], bool] = OrderedDict()
         self._cost: Cost | None = None
 
     @property
@@ -151,6 +155,7 @@ class Interpolator:
         """Make frames, in the order asked for. All frames have one size. masks: whether to hand out the masks too.
 
         Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
+        With pruning, pairs in which nothing moves are blended, and nothing is computed.
         Where memory runs out, fewer frames are made at once, then in windows, then the network sees smaller ones;
         ``notes`` tells. Raises UgspError where that does not help.
         """
@@ -158,8 +163,10 @@ class Interpolator:
         while len(made) < len(requests):
             height, width = requests[0].left.planes[0].shape
             self.batch_size = self.batch_at(width, height)
+            wanted = requests[len(made) : len(made) + self.batch_size]
             try:
-                made.extend(self._batch(requests[len(made) : len(made) + self.batch_size], masks))
+                moving = list(takewhile(lambda request: not self._is_still(request), wanted))
+                made.extend(self._batch(moving, masks) if moving else [self._blended(wanted[0], masks)])
                 fitted = True
             except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError
                 if not _is_out_of_memory(error):
@@ -182,6 +189,7 @@ class Interpolator:
         """Forget all frames and hand back their memory."""
         self._sources.clear()
         self._volumes.clear()
+        self._still.clear()
         self._cost = None
         release_freed_memory()
         if self._device.type == "cuda":
@@ -192,24 +200,25 @@ class Interpolator:
         height, width = requests[0].left.planes[0].shape
         windows = self._portions.windows(height, width)
         whole = len(windows) == 1
-        spent = []
+        due, spent = [], []
         pairs = []
         volumes = []
         for request in requests:
-            fresh = 0
-            sources = []
-            for frame in (request.left, request.right):
-                fresh += self._source(frame, whole)
-                sources.append(self._sources[frame.index])
-            pairs.append(sources)
-            key = (request.left.index, request.right.index)
-            matched = key not in self._volumes
-            if matched:
-                first, second = (source.encoding for source in sources)
+            pair = self._source(request.left), self._source(request.right)
+            cost = self._sized_cost(pair[0])
+            pairs.append(pair)
+            due.append(self._due(request))
+            spent.append(0)
+            for source in pair:
+                if whole and source.encoding is None:
+                    source.encoding = net.encode(source.small)
+                    spent[-1] += cost.encode
+            key = _key(request)
+            if key not in self._volumes:
+                first, second = (source.encoding for source in pair)
                 self._volumes[key] = None if first is None or second is None else net.match(first, second)
+                spent[-1] += cost.match if whole else 0
             volumes.append(self._volumes[key])
-            assert self._cost is not None
-            spent.append(fresh * self._cost.encode + matched * self._cost.match)
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
         t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
@@ -229,8 +238,6 @@ class Interpolator:
             large = _joined([pair[0].rgb for pair in pairs]), _joined([pair[1].rgb for pair in pairs])
             result = blend_enlarged(*large, *seen.motion, factor)
         self._forget()
-        cost = self._cost
-        assert cost is not None
         made = []
         for index, request in enumerate(requests):
             planes = rgb_to_planes(
@@ -241,8 +248,8 @@ class Interpolator:
                 Made(
                     planes=planes,
                     active=tuple(active[index].tolist()),
-                    dense_macs=cost.dense + spent[index],
-                    performed_macs=sum(done) + seen.other_macs[index] + (spent[index] if whole else 0),
+                    dense_macs=cost.dense + due[index],
+                    performed_macs=sum(done) + seen.other_macs[index] + spent[index],
                     level_dense_macs=cost.prunable,
                     level_performed_macs=done,
                     masks=self._pixel_masks([mask[index] for mask in seen.masks], height, width) if masks else None,
@@ -259,11 +266,11 @@ class Interpolator:
         whole = [enlarge(mask[None], side)[0, 0] for mask, side in zip(masks, sides, strict=True)]
         return torch.stack([mask[:height, :width] for mask in whole]).bool().cpu().numpy()
 
-    def _source(self, frame: Frame, whole: bool) -> bool:
-        """Have a frame at hand, and its encoding where the network sees the whole; True when it was not yet there."""
+    def _source(self, frame: Frame) -> _Source:
+        """A frame on the device, from the cache or for it."""
         if frame.index in self._sources:
             self._sources.move_to_end(frame.index)
-            return False
+            return self._sources[frame.index]
         rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
         height, width = rgb.shape[-2:]
         factor = self._portions.factor(height, width)
@@ -271,18 +278,65 @@ class Interpolator:
         right, below = -width % alignment, -height % alignment
         if right or below:
             rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
-        small = rgb if factor == 1 else F.avg_pool2d(rgb, factor)
+        source = _Source(rgb, rgb if factor == 1 else F.avg_pool2d(rgb, factor))
+        self._sources[frame.index] = source
+        return source
+
+    def _sized_cost(self, source: _Source) -> Cost:
         if self._cost is None:
-            self._cost = network_cost(self._net.config, small.shape[-1], small.shape[-2])
-        self._sources[frame.index] = _Source(rgb, small, self._net.encode(small) if whole else None)
-        return True
+            self._cost = network_cost(self._net.config, source.small.shape[-1], source.small.shape[-2])
+        return self._cost
+
+    def _due(self, request: Request) -> int:
+        """What the dense network would spend on a pair besides the frames that are made, when it meets it first."""
+        pair = self._source(request.left), self._source(request.right)
+        cost = self._sized_cost(pair[0])
+        due = sum(cost.encode for source in pair if source.owed)
+        for source in pair:
+            source.owed = False
+        return due if _key(request) in self._volumes else due + cost.match
+
+    def _is_still(self, request: Request) -> bool:
+        """Whether nothing moves between two frames, in which case nothing is to be computed."""
+        if self._gate is None:
+            return False
+        key = _key(request)
+        if key not in self._still:
+            left, right = self._source(request.left), self._source(request.right)
+            side = self._net.config.grid_stride(PRUNED[0])
+            self._still[key] = bool(agreement(left.small, right.small, side).all())
+        return self._still[key]
+
+    def _blended(self, request: Request, masks: bool) -> Made:
+        """The frame at an instant between two frames in which nothing moves."""
+        height, width = request.left.planes[0].shape
+        left, right = self._source(request.left), self._source(request.right)
+        cost, due = self._sized_cost(left), self._due(request)
+        self._volumes.setdefault(_key(request), None)
+        frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
+        self._forget()
+        none = (0,) * len(PRUNED)
+        return Made(
+            planes=rgb_to_planes(frame, request.left.layout, request.left.colour),
+            active=(0.0,) * len(PRUNED),
+            dense_macs=cost.dense + due,
+            performed_macs=0,
+            level_dense_macs=cost.prunable,
+            level_performed_macs=none,
+            masks=np.zeros((len(PRUNED), height, width), np.bool_) if masks else None,
+        )
 
     def _forget(self) -> None:
         """Keep the newest frame and its predecessor: requests come in order."""
         while len(self._sources) > 2:
             self._sources.popitem(last=False)
-        while len(self._volumes) > 1:
-            self._volumes.popitem(last=False)
+        for of_pairs in (self._volumes, self._still):
+            while len(of_pairs) > 1:
+                of_pairs.popitem(last=False)
+
+
+def _key(request: Request) -> tuple[int, int]:
+    return request.left.index, request.right.index
 
 
 def load_interpolator(options: EngineOptions) -> Interpolator:
