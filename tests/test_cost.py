@@ -94,6 +94,7 @@ def test_performed_follows_the_masks() -> None:
     assert cost.performed((0, 0, 0)) == cost.dense - sum(cost.prunable)
     half = cost.performed((1, 1, 0.5))
     assert cost.dense - half == round(cost.prunable[2] / 2)
+    assert half - cost.performed((1, 1, 0.5), (1, 0.25, 1)) == cost.beside[1] - round(cost.beside[1] / 4)
 
 
 def test_size_must_be_aligned() -> None:

@@ -47,25 +47,31 @@ class SparseInputs:
     """Of the activations."""
 
     def rows(self, positions: Tensor) -> Tensor:
-        """[U] flat positions over [B, H, W], each once -> [U, 2 C + C' (+ matched) + 4 (+ 1)]."""
+        """[U] flat positions over [B, H, W], each once -> [U + 1, 2 C + C' (+ matched) + 4 (+ 1)]: theirs, and a row
+        of zeros."""
         height, width = self.flow.shape[-2:]
         flows = _rows(self.flow)
-        left = _warped(self.left, flows[:, :2], positions)
+        places = picture, y, x = _places(positions, height, width)
+        flow = flows.index_select(0, positions)  # [U, 4]
+        left = _warped(self.left, flow[:, :2], places)
+        # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
+        above = _bilinear(self.above, picture, x / 2 - 0.25, y / 2 - 0.25)
         if self.matching is None:
-            parts = [left, _warped(self.right, flows[:, 2:], positions)]
+            parts = [left, _warped(self.right, flow[:, 2:], places), above]
         else:
             squares = _Squares(positions, self.flow, self.matching.radius)
-            around = _warped(self.right, flows[:, 2:], squares.around)
-            parts = [left, around.index_select(0, squares.here)]
-        picture, y, x = _places(positions, height, width)
-        # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
-        parts.append(_bilinear(self.above, picture, x / 2 - 0.25, y / 2 - 0.25))
-        if self.matching is not None:
-            parts.append(squares.match(left, around, self.matching, self.dtype))
-        parts.append(flows.index_select(0, positions))
+            flow_around = flows.index_select(0, squares.around)[:, 2:]
+            around = _warped(self.right, flow_around, _places(squares.around, height, width))
+            matched = squares.match(left, around, self.matching, self.dtype)
+            parts = [left, around.index_select(0, squares.here), above, matched]
+        parts.append(flow)
         if self.t is not None:
             parts.append(self.t[picture, None])
-        return torch.cat([part.to(self.dtype) for part in parts], dim=1)
+        joined = flow.new_empty((positions.shape[0] + 1, sum(part.shape[1] for part in parts)), dtype=self.dtype)
+        joined[-1] = 0
+        for part, target in zip(parts, joined[:-1].split([part.shape[1] for part in parts], dim=1), strict=True):
+            target.copy_(part)
+        return joined
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ class DenseInputs:
 
     def rows(self, positions: Tensor) -> Tensor:
         """As ``SparseInputs.rows``."""
-        return self.x.permute(0, 2, 3, 1).reshape(-1, self.x.shape[1]).index_select(0, positions)
+        rows = self.x.permute(0, 2, 3, 1).reshape(-1, self.x.shape[1]).index_select(0, positions)
+        return torch.cat((rows, rows.new_zeros(1, rows.shape[1])))
 
 
 class _Squares:
@@ -154,13 +161,14 @@ def _rows(values: Tensor) -> Tensor:
 
 def _places(positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Picture, row and column of flat positions."""
-    return positions // (height * width), positions // width % height, positions % width
+    row = positions // width
+    picture = row // height
+    return picture, row - picture * height, positions - row * width
 
 
-def _warped(source: Tensor, flows: Tensor, positions: Tensor) -> Tensor:
-    """``backward_warp`` at positions [U]; source: [B, C, H, W]; flows: [B * H * W, 2]. Returns [U, C] fp32."""
-    picture, y, x = _places(positions, *source.shape[-2:])
-    flow = flows.index_select(0, positions)
+def _warped(source: Tensor, flow: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """``backward_warp`` at U places; source: [B, C, H, W]; flow: [U, 2] there. Returns [U, C] fp32."""
+    picture, y, x = places
     return _bilinear(source, picture, x + flow[:, 0], y + flow[:, 1])
 
 

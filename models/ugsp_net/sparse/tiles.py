@@ -25,12 +25,15 @@ BATCH = 256
 
 PAYS_BELOW = {
     torch.bfloat16: {2: 0.4, 4: 0.6, 8: 0.65},
-    torch.float32: {2: 0.4, 4: 0.6, 8: 0.65},
+    torch.float32: {2: 0.85, 4: 0.85, 8: 0.75},
 }
-"""Share of a level's positions in tiles, by the side of a block in positions, up to which tiles are faster than the
-dense level: where the two took equal time at 1280x720 in bf16 on two cores with AVX512-BF16 and masks of connected
-regions (levels of 96, 64 and 48 channels; at a share of 0.2 tiles took 0.4, 0.35 and 0.34 of the dense level's time, at
-1 they took 2.4, 1.6 and 1.5). Other sides take the nearest value."""
+"""Share of a level's positions in tiles, by the type of the activations and the side of a block in positions, up to
+which tiles are faster than the dense level: about where the two took equal time at 1280x720 on two cores with masks of
+connected regions (levels of 96, 64 and 48 channels). Other sides take the nearest value, other types those of bf16.
+
+bf16: AVX512-BF16, when only the last level made its inputs in tiles; at a share of 0.2 tiles took 0.4, 0.35 and 0.34 of
+the dense level's time, at 1 they took 2.4, 1.6 and 1.5. fp32: AVX2, inputs included; at shares of 0.25, 0.2 and 0.2
+tiles took 0.33, 0.25 and 0.32, at 0.81, 0.75 and 0.75 they took 0.94, 0.89 and 1.01."""
 
 
 def tile_mask(mask: Tensor, side: int) -> Tensor:
@@ -68,7 +71,7 @@ def enlarged_share(mask: Tensor, height: int, width: int) -> Tensor:
 
 def pays(mask: Tensor, height: int, width: int, dtype: torch.dtype) -> bool:
     """Whether tiles are faster than computing the whole level and masking it; dtype: of the activations."""
-    below = PAYS_BELOW.get(dtype, PAYS_BELOW[torch.float32])
+    below = PAYS_BELOW.get(dtype, PAYS_BELOW[torch.bfloat16])
     side = min(max(block_side(mask, height, width), min(below)), max(below))
     return float(tiled_share(mask, height, width).mean()) < below[side]
 
@@ -161,11 +164,10 @@ def run_last_tiles(
     index = TileIndex(mask, height, width)
     pictures, side = mask.shape[0], index.side
     rows, columns = -(-height // side), -(-width // side)
-    out = _constant(level, synthesis, rows * side, columns * side, height, width).repeat(pictures, 1, 1, 1)
+    out = _constant(level, synthesis, pictures, rows * side, columns * side, height, width)
     if index.count:
         values = _run_layers(level, inputs.rows(index.needed), index)
-        bias = level.bias().to(values.dtype).view(1, -1)
-        table = synthesis.activation(torch.cat((values, torch.zeros_like(bias), bias)))
+        table = synthesis.activation(values)
         halo = side + 2
         gathered = table.index_select(0, index.output).view(-1, halo, halo, level.outputs).permute(0, 3, 1, 2)
         # Padding of 1, as the whole enlargement has, and 2 more that cut off what the halo of one position makes.
@@ -177,10 +179,11 @@ def run_last_tiles(
 
 
 def _constant(
-    level: Level, synthesis: Synthesis, padded_height: int, padded_width: int, height: int, width: int
+    level: Level, synthesis: Synthesis, pictures: int, padded_height: int, padded_width: int, height: int, width: int
 ) -> Tensor:
-    """What the bias alone is enlarged to, [1, 8, 2 * padded_height, 2 * padded_width]: it repeats every two pixels, but
-    for the border of one pixel of the picture of height x width positions, where the enlargement reaches outside."""
+    """What the bias alone is enlarged to, [pictures, 8, 2 * padded_height, 2 * padded_width]: it repeats every two
+    pixels, but for the border of one pixel of the picture of height x width positions, where the enlargement reaches
+    outside."""
     bias = level.bias().to(synthesis.enlarge.weight.dtype)
     small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))  # [1, 8, 8, 8]
 
@@ -189,18 +192,24 @@ def _constant(
         chosen[0], chosen[2 * inside - 1] = 0, 7
         return chosen
 
-    return small.index_select(2, numbers(padded_height, height)).index_select(3, numbers(padded_width, width))
+    # Columns of a small map first: whole rows are then copied, in a quarter of the time that single values took.
+    row = small.index_select(3, numbers(padded_width, width)).expand(pictures, -1, -1, -1)
+    return row.index_select(2, numbers(padded_height, height))
 
 
 def _run_layers(level: Level, rows: Tensor, index: TileIndex) -> Tensor:
-    """The level's output in a compact buffer, [N * S * S, outputs], from the rows that the index needs."""
-    gathered = torch.cat((rows, rows.new_zeros(1, rows.shape[1]))).index_select(0, index.source)
-    projected = level.bias().to(rows.dtype).flatten().repeat(index.zero, 1)
+    """The level's output in a compact buffer, then a row of zeros and one of the bias, [N * S * S + 2, outputs].
+
+    rows: those that the index needs, and one of zeros, [U + 1, inputs].
+    """
+    gathered = rows.index_select(0, index.source)
+    projected = level.bias().to(rows.dtype).flatten().repeat(index.zero + 2, 1)
+    projected[index.zero] = 0
     for layer, (conv, activation) in enumerate(level.layers):
         compact = rows.new_empty(index.zero + 1, level.width)
         compact[-1] = 0
         _convolve(conv, activation, gathered, compact, index.side)
-        projected.addmm_(compact[:-1], level.projection(layer, rows.dtype).flatten(1).T)
+        projected[: index.zero].addmm_(compact[:-1], level.projection(layer, rows.dtype).flatten(1).T)
         if layer < len(level.layers) - 1:
             gathered = compact.index_select(0, index.halo)
     return projected
