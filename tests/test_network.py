@@ -213,6 +213,9 @@ def test_configuration_round_trip_and_errors() -> None:
     config = NetConfig.paper()
     assert NetConfig.from_dict(config.to_dict()) == config
     assert NetConfig.from_dict({**config.to_dict(), "widths": [1, 2, 3, 4]}).widths == (1, 2, 3, 4)
+    older = NetConfig(scales=1).to_dict()
+    del older["scales"]
+    assert NetConfig.from_dict(older).scales == 1
     with pytest.raises(ValueError, match="unknown configuration keys: colour"):
         NetConfig.from_dict({"colour": 1})
     with pytest.raises(ValueError, match="power of two"):
@@ -288,3 +291,16 @@ def test_the_shipped_network_puts_a_moving_edge_where_it_is_at_the_instant(t: fl
         rows = made[0].mean(0)[32:96]
         edge = float((rows < 0.5).float().sum(1).mean())
         assert edge == pytest.approx(64 + 16 * t, abs=0.75)
+
+
+def test_the_shipped_network_finds_large_motion() -> None:
+    """A pan of 80 pixels: beyond the 64 that are matched at the picture's own size."""
+    net = checkpoint.load().net
+    noise = torch.rand(1, 3, 80, 120, generator=torch.Generator().manual_seed(0))
+    texture = torch.nn.functional.interpolate(noise, scale_factor=8.0, mode="bicubic").clamp(0, 1)[..., :320, :]
+    first, truth, second = (texture[..., left : left + 640] for left in (80, 40, 0))
+    made = net(first, second, torch.tensor([0.5]))
+    inner = made.flow[0, :, 96:-96, 160:-160].flatten(1).median(1).values
+    assert inner.tolist() == pytest.approx([-40, 0, 40, 0], abs=2)
+    error = (made.frame - truth)[..., 96:-96, 160:-160].square().mean()
+    assert -10 * error.log10() > 18  # with one scale: 10.5

@@ -84,13 +84,16 @@ class NetConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetConfig:
-        """Inverse of ``to_dict``; raises ValueError on a key that this version does not know."""
+        """Inverse of ``to_dict``; raises ValueError on a key that this version does not know.
+
+        Values without ``scales`` were written before there were any: they describe a network of one.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown configuration keys: {', '.join(unknown)}")
         fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-        return cls(**fields)
+        return cls(**{"scales": 1, **fields})
 
     @classmethod
     def paper(cls, variant: str = "plain") -> NetConfig:
