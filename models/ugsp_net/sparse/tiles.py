@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.blocks import Activation, Conv, Level, Synthesis
+from ugsp_net.blocks import Level, Synthesis
 from ugsp_net.masks import block_side, enlarge
 from ugsp_net.matching import TILE
 from ugsp_net.sparse.inputs import DenseInputs, SparseInputs, distinct, filled_up
@@ -202,26 +202,21 @@ def _run_layers(level: Level, rows: Tensor, index: TileIndex) -> Tensor:
 
     rows: those that the index needs, and one of zeros, [U + 1, inputs].
     """
-    gathered = rows.index_select(0, index.source)
     projected = level.bias().to(rows.dtype).flatten().repeat(index.zero + 2, 1)
     projected[index.zero] = 0
+    halo, area = index.side + 2, index.side * index.side
+    numbers = index.source
     for layer, (conv, activation) in enumerate(level.layers):
         compact = rows.new_empty(index.zero + 1, level.width)
         compact[-1] = 0
-        _convolve(conv, activation, gathered, compact, index.side)
-        projected[: index.zero].addmm_(compact[:-1], level.projection(layer, rows.dtype).flatten(1).T)
-        if layer < len(level.layers) - 1:
-            gathered = compact.index_select(0, index.halo)
+        weight = level.projection(layer, rows.dtype).flatten(1).T
+        # All that is done to a batch is done while it is in the cache.
+        for first in range(0, index.zero // area, BATCH):
+            part = numbers[first * halo * halo : (first + BATCH) * halo * halo]
+            tiles = rows.index_select(0, part).view(-1, halo, halo, rows.shape[1]).permute(0, 3, 1, 2)
+            made = conv(tiles, padding=0).permute(0, 2, 3, 1).reshape(-1, level.width)  # [n * S * S, width]
+            span = slice(first * area, first * area + made.shape[0])
+            activation.write(made, compact[span])
+            projected[span].addmm_(compact[span], weight)
+        rows, numbers = compact, index.halo
     return projected
-
-
-def _convolve(conv: Conv, activation: Activation, gathered: Tensor, compact: Tensor, side: int) -> None:
-    """Tiles with their halo, [N * (S + 2)^2, C], to activations in the first N * S * S rows of ``compact``."""
-    halo = side + 2
-    tiles = gathered.view(-1, halo, halo, gathered.shape[1]).permute(0, 3, 1, 2)  # [N, C, S + 2, S + 2]
-    start = 0
-    for part in tiles.split(BATCH):
-        out = conv(part, padding=0).permute(0, 2, 3, 1)  # [n, S, S, width]
-        rows = out.reshape(-1, out.shape[3])
-        activation.write(rows, compact[start : start + rows.shape[0]])
-        start += rows.shape[0]
