@@ -142,22 +142,25 @@ def test_whole_network_tiles_equal_reference(block: int, activation: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["nothing", "one", "corners", "some", "all"])
+@pytest.mark.parametrize("pruned", [0, 1, 2])
 @pytest.mark.parametrize(("block", "height", "width"), [(2, 48, 80), (16, 80, 48), (16, 16, 16), (32, 96, 64)])
 @pytest.mark.usefixtures("always_tiles")
-def test_the_last_level_in_tiles_equals_reference(kind: str, block: int, height: int, width: int) -> None:
-    """From its inputs to full resolution: warping, convolutions, enlargement, and the picture's border."""
+def test_levels_in_tiles_from_end_to_end_equal_reference(
+    kind: str, pruned: int, block: int, height: int, width: int
+) -> None:
+    """From a level's inputs on, matching included: warping, convolutions, enlargement, and the picture's border."""
     net, frames = small_net(dataclasses.replace(SMALL, block=block)), smooth_frames(6, height, width)
     t = torch.tensor([0.5, 0.2, 0.9])
     grids = [(height // net.config.grid_stride(level), width // net.config.grid_stride(level)) for level in (2, 1, 0)]
     masks = [torch.ones(3, 1, *grid) for grid in grids]
-    last = masks[2] if kind == "all" else torch.zeros(3, 1, *grids[2])
+    chosen = masks[pruned] if kind == "all" else torch.zeros(3, 1, *grids[pruned])
     if kind == "one":
-        last[1, 0, -1, 0] = 1
+        chosen[1, 0, -1, 0] = 1
     elif kind == "corners":
-        last[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] = 1
+        chosen[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] = 1
     elif kind == "some":
-        last = (torch.rand(3, 1, *grids[2]) < 0.4).float()
-    masks[2] = last
+        chosen = (torch.rand(3, 1, *grids[pruned]) < 0.4).float()
+    masks[pruned] = chosen
     with torch.inference_mode():
         first, second = net.encode(frames[:3]), net.encode(frames[3:])
         coarse = net.coarse(first, second, net.match(first, second), t)
