@@ -189,6 +189,26 @@ def test_bf16_tiles_agree_within_bf16() -> None:
 
 
 @pytest.mark.usefixtures("always_tiles")
+def test_a_bf16_network_in_tiles_is_as_near_as_the_reference() -> None:
+    """Inputs and matching included: tiles are no farther from fp32 than twice what bf16 is by itself."""
+    frames, t = smooth_frames(2, 96, 160), torch.tensor([0.4])
+    masks = [(torch.rand(1, 1, 6, 10) < share).float() for share in (0.8, 0.7, 0.7)]
+
+    def made(dtype: torch.dtype, backend: str) -> torch.Tensor:
+        net = small_net().to(dtype)
+        with torch.inference_mode():
+            first, second = net.encode(frames[:1]), net.encode(frames[1:])
+            coarse = net.coarse(first, second, net.match(first, second), t)
+            gate = fixed_gate(masks)
+            return net.interpolate(frames[:1], frames[1:], first, second, coarse, t, gate, backend).frame
+
+    exact = made(torch.float32, "reference")
+    reference, tiles = ((made(torch.bfloat16, backend) - exact).abs() for backend in ("reference", "tiles"))
+    assert 0 < tiles.mean() < 2 * reference.mean()
+    assert tiles.max() < 2 * reference.max()
+
+
+@pytest.mark.usefixtures("always_tiles")
 def test_hard_gate_masks_serve_both_backends() -> None:
     net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.5])
     first, second = net.encode(frames[:1]), net.encode(frames[1:])
