@@ -10,14 +10,14 @@ import torch
 
 __all__ = ["USABLE", "free_bytes", "peak_bytes"]
 
-NETWORK_BYTES = {"fp32": 680, "bf16": 840, "fp16": 840}
+NETWORK_BYTES = {"fp32": 720, "bf16": 840, "fp16": 840}
 """For each pixel that the network sees at once. The network that ships, on a processor, measured as the peak of the
 resident memory at sizes from 640x368 to 7680x4320 (`benchmarks/memory.py model`); every block computed by the tiles,
 which takes most. bf16 where it is emulated, which takes more than fp32; no graphics card has been measured."""
 
 FRAME_BYTES = 76
 """For each pixel of the frames: both given ones and the made one as fp32 RGB, and what their conversion needs. At
-7680x4320, where it is most of it, 3629 MiB were measured and 3749 are predicted."""
+7680x4320, where it is most of it, an engine peaked at 3629 MiB in one run and at 3054 in another."""
 
 USABLE = 0.8
 """Share of the free memory that may be planned with: the allocators' gaps and the codecs' frames need some too."""
