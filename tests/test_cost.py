@@ -14,6 +14,7 @@ from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net.config import CONTEXT_CHANNELS, NetConfig
 from ugsp_net.cost import network_cost
 from ugsp_net.network import UGSP
+from ugsp_net.search import search_macs
 
 
 # The paper counts the transposed convolution at its output's positions with all 16 taps, four times what it does: an
@@ -62,30 +63,12 @@ def test_formula_equals_the_convolutions_that_ran(config: NetConfig) -> None:
     frames = smooth_frames(2, 64, 96)
     net = small_net(config)
     cost = network_cost(config, 96, 64)
-    correlations = 0
-    # Without padding, the second scale is a quarter of the first; 48x32 pixels are multiples of 16.
+    beside = search_macs(96, 64) if config.search else 0
     for level, radius in enumerate(config.matching_radius):
         stride = 2 ** (level + 1)
-        one = (2 * radius + 1) ** 2 * config.encoder_channels[level] * (96 // stride) * (64 // stride) * (radius > 0)
-        correlations += one
-        if level >= 2 and config.scales == 2:
-            correlations += one // 4
-    assert cost.triplet == counted(net, frames[:1], frames[1:], torch.tensor([0.5])) + correlations
-
-
-def test_a_smaller_scale_is_filled_up() -> None:
-    """80x48 pixels halve to 40x24, which the network sees as 48x32."""
-    plain, scaled = (network_cost(dataclasses.replace(SMALL, scales=scales), 80, 48) for scales in (1, 2))
-    assert scaled.encode - plain.encode == network_cost(dataclasses.replace(SMALL, scales=1), 48, 32).encode
-    frames = smooth_frames(2, 48, 80)
-    counts = [
-        counted(small_net(dataclasses.replace(SMALL, scales=scales)), frames[:1], frames[1:], torch.tensor([0.5]))
-        for scales in (1, 2)
-    ]
-    # Of the correlations, which are no convolutions: at 3x2 positions of stride 16, at 6x4 of stride 8; the whole
-    # picture's at stride 16 moves from the pair to the frame.
-    correlations = 25 * (16 * 3 * 2 + 12 * 6 * 4)
-    assert scaled.triplet - plain.triplet == counts[1] - counts[0] + correlations
+        positions = (96 // stride) * (64 // stride) * (radius > 0)
+        beside += (2 * radius + 1) ** 2 * config.encoder_channels[level] * positions
+    assert cost.triplet == counted(net, frames[:1], frames[1:], torch.tensor([0.5])) + beside
 
 
 def test_performed_follows_the_masks() -> None:
@@ -107,4 +90,4 @@ def test_every_parameter_of_a_convolution_is_counted() -> None:
     base = network_cost(NetConfig(depths=(4, 5, 5, 5)), 64, 64)
     more = network_cost(NetConfig(depths=(4, 5, 6, 5)), 64, 64)
     extra = nn.Conv2d(96, 96, 3).weight.numel() + 96 * (4 + 32)
-    assert more.triplet - base.triplet == extra * (64 + 16)  # at both scales
+    assert more.triplet - base.triplet == extra * 64

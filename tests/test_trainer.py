@@ -151,7 +151,7 @@ def one_of_two(rank: int, folder: Path, config: TrainConfig) -> None:
 
 
 # Of the whole batch's quantiles, labels by uncertainty see the mean of the processes'.
-@pytest.mark.parametrize(("labels", "tolerance"), [("change", 1e-4), ("uncertainty", 5e-3)])
+@pytest.mark.parametrize(("labels", "tolerance"), [("change", 1e-4), ("uncertainty", 1e-2)])
 def test_two_processes_are_one_with_twice_the_batch(
     labels: str, tolerance: float, bank: ClipBank, tmp_path: Path
 ) -> None:
@@ -181,7 +181,7 @@ def test_validation_measures_what_it_says(bank: ClipBank) -> None:
     for example in validation.examples:
         frames = bank.frames(example.shot)[example.first : example.first + 3]
         first, truth, last = (torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 255 for frame in frames)
-        with autocast(CPU, "auto"):
+        with torch.no_grad(), autocast(CPU, "auto"):
             full, pruned = (net(first, last, torch.tensor([0.5]), gate) for gate in (None, hard_gate()))
         for name, made in (("psnr", full), ("psnr_pruned", pruned)):
             rounded = (made.frame.clamp(0, 1) * 255).round()

@@ -128,7 +128,7 @@ class Interpolator:
         self.notes = self._portions.notes
         """What the user should know of the frames since ``reset``."""
         self._sources: OrderedDict[int, _Source] = OrderedDict()
-        self._volumes: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
+        self._motions: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
         self._still: OrderedDict[tuple[int, int], bool] = OrderedDict()
         self._cost: Cost | None = None
 
@@ -188,7 +188,7 @@ class Interpolator:
     def _let_go(self) -> None:
         """Forget all frames and hand back their memory."""
         self._sources.clear()
-        self._volumes.clear()
+        self._motions.clear()
         self._still.clear()
         self._cost = None
         release_freed_memory()
@@ -202,7 +202,7 @@ class Interpolator:
         whole = len(windows) == 1
         due, spent = [], []
         pairs = []
-        volumes = []
+        motions = []
         for request in requests:
             pair = self._source(request.left), self._source(request.right)
             cost = self._sized_cost(pair[0])
@@ -214,21 +214,20 @@ class Interpolator:
                     source.encoding = net.encode(source.small)
                     spent[-1] += cost.encode
             key = _key(request)
-            if key not in self._volumes:
-                first, second = (source.encoding for source in pair)
-                self._volumes[key] = None if first is None or second is None else net.match(first, second)
-                spent[-1] += cost.match if whole else 0
-            volumes.append(self._volumes[key])
+            if key not in self._motions:
+                self._motions[key] = net.match(pair[0].small, pair[1].small)
+                spent[-1] += cost.match
+            motions.append(self._motions[key])
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
         t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
         factor = self._portions.factor(height, width)
+        motion = None if motions[0] is None else _joined([item for item in motions if item is not None])
         if whole:
             encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
-            volume = None if volumes[0] is None else _joined([item for item in volumes if item is not None])
-            seen = see(net, frames, encodings, volume, t, self._gate, backend)
+            seen = see(net, frames, encodings, motion, t, self._gate, backend)
         else:
-            seen = see_in_windows(net, frames, t, self._gate, backend, windows, with_motion=factor > 1)
+            seen = see_in_windows(net, frames, motion, t, self._gate, backend, windows, with_motion=factor > 1)
         active = torch.ones(len(requests), len(PRUNED))
         if seen.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()
@@ -294,7 +293,7 @@ class Interpolator:
         due = sum(cost.encode for source in pair if source.owed)
         for source in pair:
             source.owed = False
-        return due if _key(request) in self._volumes else due + cost.match
+        return due if _key(request) in self._motions else due + cost.match
 
     def _is_still(self, request: Request) -> bool:
         """Whether nothing moves between two frames, in which case nothing is to be computed."""
@@ -312,7 +311,7 @@ class Interpolator:
         height, width = request.left.planes[0].shape
         left, right = self._source(request.left), self._source(request.right)
         cost, due = self._sized_cost(left), self._due(request)
-        self._volumes.setdefault(_key(request), None)
+        self._motions.setdefault(_key(request), None)
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
         self._forget()
         none = (0,) * len(PRUNED)
@@ -330,7 +329,7 @@ class Interpolator:
         """Keep the newest frame and its predecessor: requests come in order."""
         while len(self._sources) > 2:
             self._sources.popitem(last=False)
-        for of_pairs in (self._volumes, self._still):
+        for of_pairs in (self._motions, self._still):
             while len(of_pairs) > 1:
                 of_pairs.popitem(last=False)
 

@@ -99,7 +99,7 @@ class Portions:
         return self._windows(height, width, self.settle(height, width).halvings)
 
     def _windows(self, height: int, width: int, halvings: int) -> list[Window]:
-        return split(*self.seen_size(height, width), halvings, self._config.step)
+        return split(*self.seen_size(height, width), halvings, self._config.alignment)
 
     def _predicted(self, height: int, width: int) -> int:
         """Bytes that frames of a size take at their peak."""

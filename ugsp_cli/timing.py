@@ -28,7 +28,7 @@ from ugsp_net.warp import blend_enlarged
 __all__ = ["Measured", "Timing", "document", "measure", "print_timings"]
 
 STAGES = ("encode", "pair", "levels")
-"""Encoding one source frame; correlating a pair and its coarsest level; the pruned levels and the frame."""
+"""Encoding one source frame; a pair's search and coarsest level; the pruned levels and the frame."""
 
 # Where a network spends its arithmetic; what is left is what it moves about.
 _PRODUCTS = ("conv", "addmm", "bmm", "mm")
@@ -107,7 +107,7 @@ def _measure_size(
         second = net.encode(frames[batch:])
         yield
         first = second
-        coarse = net.coarse(first, second, net.match(first, second), t)
+        coarse = net.coarse(first, second, net.match(frames[:batch], frames[batch:]), t)
         yield
         gate = None if kind is None else fixed_gate(masks[kind])
         made = net.interpolate(frames[:batch], frames[batch:], first, second, coarse, t, gate, backend)

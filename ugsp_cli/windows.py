@@ -1,7 +1,8 @@
 """The network on frames as a whole, or in windows that overlap where memory does not hold what the whole needs.
 
 A window is a cell of the picture and a margin around it: the network sees both, what it makes of the cell is kept.
-Every window is encoded and matched by itself, so nothing larger than a window is ever in memory but the frames.
+The search for the first flow sees the whole picture; every window is encoded by itself, so nothing larger than a window
+is ever in memory but the frames and that flow.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, network_cost
 from ugsp_net.masks import Gate
 from ugsp_net.network import UGSP, Encoding
+from ugsp_net.search import STRIDE
 from ugsp_net.sparse import performed_share
 
 __all__ = ["MARGIN", "Seen", "Window", "see", "see_in_windows", "split"]
@@ -33,7 +35,7 @@ LEAST_CELL = 384
 
 @dataclass(frozen=True)
 class Window:
-    """One cell of a picture with its margin. All in pixels, multiples of the step or the picture's edge."""
+    """One cell of a picture with its margin. All in pixels, multiples of the alignment or the picture's edge."""
 
     rows: tuple[int, int]
     """First that the network sees, and the one after the last."""
@@ -47,9 +49,10 @@ class Window:
         """How many the network sees."""
         return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
 
-    def seen(self, picture: Tensor) -> Tensor:
-        """What the network sees of [B, C, H, W]."""
-        return picture[..., slice(*self.rows), slice(*self.columns)]
+    def seen(self, whole: Tensor, stride: int = 1) -> Tensor:
+        """What the network sees of [B, C, H, W], or of the same at a stride."""
+        rows, columns = (slice(first // stride, last // stride) for first, last in (self.rows, self.columns))
+        return whole[..., rows, columns]
 
     def keep(self, made: Tensor, whole: Tensor, stride: int = 1) -> None:
         """Copy the cell from what was made of this window into the whole picture, both [B, C, ...] at the stride."""
@@ -72,14 +75,14 @@ class Seen:
     level_macs: list[tuple[int, ...]]
     """For each frame, what was done of the prunable work at strides 8, 4, 2; margins count."""
     other_macs: list[int]
-    """For each frame, all other work, without encoding and matching unless windows did them."""
+    """For each frame, all other work, without the search, and without encoding unless windows did it."""
 
 
-def split(rows: int, columns: int, halvings: int, step: int) -> list[Window]:
+def split(rows: int, columns: int, halvings: int, alignment: int) -> list[Window]:
     """Cover a picture with windows whose cells come from halving the longer side so many times, or as far as it goes.
 
-    rows, columns: of the picture as the network sees it; step: where windows may begin, `NetConfig.step`. One window is
-    the whole picture.
+    rows, columns: of the picture as the network sees it; alignment: of the network. One window
+    is the whole picture.
     """
     down = across = 1
     for _ in range(halvings):
@@ -91,19 +94,21 @@ def split(rows: int, columns: int, halvings: int, step: int) -> list[Window]:
         else:
             down *= 2
     return [
-        Window(_with_margin(vertical, rows, step), _with_margin(horizontal, columns, step), vertical, horizontal)
-        for vertical in _cells(rows, down, step)
-        for horizontal in _cells(columns, across, step)
+        Window(
+            _with_margin(vertical, rows, alignment), _with_margin(horizontal, columns, alignment), vertical, horizontal
+        )
+        for vertical in _cells(rows, down, alignment)
+        for horizontal in _cells(columns, across, alignment)
     ]
 
 
-def _cells(length: int, count: int, step: int) -> list[tuple[int, int]]:
-    edges = [step * round(length / step * index / count) for index in range(count)]
+def _cells(length: int, count: int, alignment: int) -> list[tuple[int, int]]:
+    edges = [alignment * round(length / alignment * index / count) for index in range(count)]
     return list(pairwise([*edges, length]))
 
 
-def _with_margin(cell: tuple[int, int], length: int, step: int) -> tuple[int, int]:
-    margin = -(-MARGIN // step) * step
+def _with_margin(cell: tuple[int, int], length: int, alignment: int) -> tuple[int, int]:
+    margin = -(-MARGIN // alignment) * alignment
     return max(0, cell[0] - margin), min(length, cell[1] + margin)
 
 
@@ -111,13 +116,14 @@ def see(
     net: UGSP,
     frames: tuple[Tensor, Tensor],
     encodings: tuple[Encoding, Encoding],
-    volume: Tensor | None,
+    motion: Tensor | None,
     t: Tensor,
     gate: Gate | None,
     backend: str,
 ) -> Seen:
-    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings, volume: of them; t: [B]."""
-    coarse = net.coarse(*encodings, volume, t)
+    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them; motion: from
+    ``UGSP.match``; t: [B]."""
+    coarse = net.coarse(*encodings, motion, t)
     out = net.interpolate(*frames, *encodings, coarse, t, gate, backend)
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)
@@ -139,6 +145,7 @@ def see(
 def see_in_windows(
     net: UGSP,
     frames: tuple[Tensor, Tensor],
+    motion: Tensor | None,
     t: Tensor,
     gate: Gate | None,
     backend: str,
@@ -152,21 +159,22 @@ def see_in_windows(
         return frames[0].new_empty((1, channels, rows // stride, columns // stride))
 
     frame = blank(3)
-    motion = (blank(4), blank(1)) if with_motion else None
+    used = (blank(4), blank(1)) if with_motion else None
     strides = [net.config.grid_stride(level) for level in PRUNED]
     masks = () if gate is None else tuple(blank(1, stride) for stride in strides)
     levels, other = [0] * len(PRUNED), 0
     for window in windows:
         pair = window.seen(frames[0]), window.seen(frames[1])
         encodings = net.encode(pair[0]), net.encode(pair[1])
-        part = see(net, pair, encodings, net.match(*encodings), t, gate, backend)
+        found = None if motion is None else window.seen(motion, STRIDE)
+        part = see(net, pair, encodings, found, t, gate, backend)
         window.keep(part.frame, frame)
-        if motion is not None and part.motion is not None:
-            window.keep(part.motion[0], motion[0])
-            window.keep(part.motion[1], motion[1])
+        if used is not None and part.motion is not None:
+            window.keep(part.motion[0], used[0])
+            window.keep(part.motion[1], used[1])
         for made, mask, stride in zip(part.masks, masks, strides, strict=gate is not None):
             window.keep(made, mask, stride)
         cost = network_cost(net.config, pair[0].shape[-1], pair[0].shape[-2])
-        other += part.other_macs[0] + 2 * cost.encode + cost.match
+        other += part.other_macs[0] + 2 * cost.encode
         levels = [total + done for total, done in zip(levels, part.level_macs[0], strict=True)]
-    return Seen(frame, motion, masks, [tuple(levels)], [other])
+    return Seen(frame, used, masks, [tuple(levels)], [other])

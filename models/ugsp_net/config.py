@@ -34,9 +34,8 @@ class NetConfig:
     """Largest displacement, in positions of the level, of the correlation between both frames' features; 0: none."""
     matching_channels: tuple[int, int, int, int] = (0, 16, 24, 48)
     """Channels to which a level's correlation is reduced before it enters the head."""
-    scales: int = 2
-    """Sizes of the picture at which motion is looked for, each half the one before, with the same weights: smallest
-    first, and each finds what the one before has left. 1: at the picture's own size only, as the paper."""
+    search: bool = True
+    """Whether the first flow is looked for by dense inverse search; the paper's network begins with none."""
     activation: str = "leaky"
     """``leaky`` (slope 0.1: nothing to learn, cheap to differentiate) or ``prelu`` (as the paper)."""
     block: int = 16
@@ -54,12 +53,6 @@ class NetConfig:
         for field in ("encoder_channels", "widths", "depths", "matching_radius", "matching_channels"):
             if len(getattr(self, field)) != len(STRIDES):
                 raise ValueError(f"{field} needs one value for each of the strides {STRIDES}")
-        if self.scales < 1:
-            raise ValueError(f"scales must be at least 1, not {self.scales}")
-        if self.scales > 1 and not self.matching_radius[-1]:
-            raise ValueError(
-                "more than one scale needs matching at stride 16, which finds what the smaller one has left"
-            )
         if self.matching_radius[0]:
             raise ValueError("there is no matching at stride 2: it would cost more than the level itself")
 
@@ -67,12 +60,6 @@ class NetConfig:
     def alignment(self) -> int:
         """Both sides of a picture must be multiples of this many pixels."""
         return max(STRIDES[-1], self.block)
-
-    @property
-    def step(self) -> int:
-        """Pixels between the places at which a part of a picture may begin and be seen as within the whole: all levels
-        at all scales have a position there."""
-        return max(self.alignment, STRIDES[-1] << (self.scales - 1))
 
     def grid_stride(self, level: int) -> int:
         """Image pixels between neighbouring mask entries of a level (0: stride 2 ... 2: stride 8)."""
@@ -84,16 +71,13 @@ class NetConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetConfig:
-        """Inverse of ``to_dict``; raises ValueError on a key that this version does not know.
-
-        Values without ``scales`` were written before there were any: they describe a network of one.
-        """
+        """Inverse of ``to_dict``; raises ValueError on a key that this version does not know."""
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown configuration keys: {', '.join(unknown)}")
         fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-        return cls(**{"scales": 1, **fields})
+        return cls(**fields)
 
     @classmethod
     def paper(cls, variant: str = "plain") -> NetConfig:
@@ -111,7 +95,7 @@ class NetConfig:
             depths=(4, 5, 5, 5),
             matching_radius=(0, 0, 0, 0),
             matching_channels=(0, 0, 0, 0),
-            scales=1,
+            search=False,
             activation="prelu",
             block=2,
             any_instant=False,

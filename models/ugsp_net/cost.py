@@ -1,6 +1,6 @@
 """Multiply-accumulates: of the dense network, of what a backend really did, and what can never be pruned.
 
-What the paper calls FLOPs are MACs of the convolutions; the correlations of this network count as well.
+What the paper calls FLOPs are MACs of the convolutions; the correlations and the search of this network count as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ugsp_net.config import CONTEXT_CHANNELS, STRIDES, NetConfig
+from ugsp_net.search import search_macs
 
 PRUNED = (2, 1, 0)
 """Indices into STRIDES of the levels that can be pruned, coarse to fine."""
@@ -19,12 +20,11 @@ class Cost:
     """MACs of one picture size. Pictures already have sides that are multiples of ``config.alignment``."""
 
     encode: int
-    """Encoding one frame at all scales, with the refinement's context where there is one; once for every source
-    frame."""
+    """Encoding one frame, with the refinement's context where there is one; once for every source frame."""
     match: int
-    """Correlating a pair at stride 16 of its smallest scale; once for every pair."""
+    """The search for a pair's first flow; once for every pair."""
     coarse: int
-    """The coarsest level, and what runs before it at smaller scales; once for every made frame, never pruned."""
+    """The coarsest level; once for every made frame, never pruned."""
     heads: int
     """The mask heads; once for every made frame, never pruned."""
     beside: tuple[int, ...]
@@ -59,25 +59,18 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
     if width % config.alignment or height % config.alignment:
         raise ValueError(f"{width}x{height} is not a multiple of {config.alignment}")
 
-    def sides(scale: int) -> tuple[int, int]:
-        """The picture, halved and filled up ``scale`` times."""
-        if scale == 0:
-            return width, height
-        return tuple(-(-(side // 2) // STRIDES[-1]) * STRIDES[-1] for side in sides(scale - 1))  # type: ignore[return-value]
+    def positions(level: int) -> int:
+        return (width // STRIDES[level]) * (height // STRIDES[level])
 
-    def positions(level: int, scale: int = 0) -> int:
-        across, down = sides(scale)
-        return (across // STRIDES[level]) * (down // STRIDES[level])
-
-    def pyramid(widths: Sequence[int], inputs: int, beside: int = 0, scale: int = 0) -> int:
+    def pyramid(widths: Sequence[int], inputs: int, beside: int = 0) -> int:
         """Two convolutions at each stride; ``beside``: what joins each output, in multiples of its channels."""
         macs = 0
         for level, channels in enumerate(widths):
-            macs += 9 * channels * (inputs + channels) * positions(level, scale)
+            macs += 9 * channels * (inputs + channels) * positions(level)
             inputs = channels + beside * channels
         return macs
 
-    encode = sum(pyramid(config.encoder_channels, 3, scale=scale) for scale in range(config.scales))
+    encode = pyramid(config.encoder_channels, 3)
     refine = 0
     if config.refine:
         encode += pyramid(CONTEXT_CHANNELS, 3)
@@ -108,23 +101,14 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
         out = hidden if level == 0 else 4 + config.encoder_channels[level - 1]
         return 9 * hidden * (into + depth * hidden) + hidden * (depth + 1) * out
 
-    coarse = 0
-    for scale in range(config.scales):
-        here = convolutions(coarsest) + reduction(coarsest)
-        if scale < config.scales - 1:  # the smallest scale's correlation serves all instants
-            here += correlation(coarsest)
-        coarse += here * positions(coarsest, scale)
-        if scale > 0:
-            level = coarsest - 1
-            coarse += (convolutions(level) + correlation(level) + reduction(level)) * positions(level, scale)
     # A mask head reads the feature of the level above, at that level's stride.
     heads = sum(9 * config.encoder_channels[level] * positions(level + 1) for level in PRUNED)
     beside = [(correlation(level) + reduction(level)) * positions(level) for level in PRUNED]
     beside[-1] += 16 * config.widths[0] * 8 * positions(0)
     return Cost(
         encode=encode,
-        match=correlation(coarsest) * positions(coarsest, config.scales - 1),
-        coarse=coarse,
+        match=search_macs(width, height) if config.search else 0,
+        coarse=(correlation(coarsest) + reduction(coarsest) + convolutions(coarsest)) * positions(coarsest),
         heads=heads,
         beside=tuple(beside),
         prunable=tuple(convolutions(level) * positions(level) for level in PRUNED),

@@ -58,37 +58,3 @@ def correlate_squares(squares: Tensor, windows: Tensor, radius: int) -> Tensor:
         (products.shape[0], side, side, TILE, TILE),
         (TILE * TILE * area, reach, 1, TILE * area + reach, area + 1),
     )
-
-
-def displacements(radius: int, device: torch.device) -> Tensor:
-    """The (x, y) displacement of each channel of a correlation, [(2 radius + 1)^2, 2] fp32."""
-    steps = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
-    dy, dx = torch.meshgrid(steps, steps, indexing="ij")
-    return torch.stack((dx.flatten(), dy.flatten()), dim=1)
-
-
-def at_instant(volume: Tensor, radius: int, t: Tensor) -> Tensor:
-    """Carry a correlation from the first frame's positions to the instant's.
-
-    What moves by d between the frames and is at x at the instant t was at ``x - t d`` in the first frame: so channel d
-    of the result is channel d of ``volume`` read there. One volume per pair serves every instant.
-
-    volume: [B, D, H, W] fp32 with D = (2 radius + 1)^2; t: [B] fp32 in [0, 1]. Returns [B, D, H, W] fp32, zero where
-    the first frame has no such position.
-    """
-    batch, count, height, width = volume.shape
-    shift = -t[:, None, None] * displacements(radius, volume.device)  # [B, D, 2]
-    shift = shift.reshape(batch * count, 1, 1, 2)
-    x = torch.arange(width, device=volume.device, dtype=torch.float32)[None, None, :] + shift[..., 0]
-    y = torch.arange(height, device=volume.device, dtype=torch.float32)[None, :, None] + shift[..., 1]
-    x, y = x.expand(-1, height, -1), y.expand(-1, -1, width)
-    grid = torch.stack(((x + 0.5) * (2 / width) - 1, (y + 0.5) * (2 / height) - 1), dim=-1)
-    planes = volume.reshape(batch * count, 1, height, width)
-    shifted = F.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return shifted.reshape(batch, count, height, width)
-
-
-def expected_displacement(volume: Tensor, radius: int, sharpness: Tensor) -> Tensor:
-    """Mean displacement under a softmax over the correlation; [B, D, H, W] -> [B, 2, H, W] (x, y), fp32."""
-    weights = torch.softmax(volume * sharpness, dim=1)
-    return torch.einsum("bdhw,dc->bchw", weights, displacements(radius, volume.device))

@@ -14,6 +14,7 @@ from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import Gate, agreement, block_side, enlarge, still_blocks, to_grid
 from ugsp_net.refinement import Refinement
+from ugsp_net.search import STRIDE, flow_at, inverse_search
 from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
 from ugsp_net.warp import backward_warp, upsample
 
@@ -21,8 +22,6 @@ MEAN = 0.45
 """Subtracted from frames in [0, 1]. A constant, not the pair's mean, so that a frame's features serve every pair."""
 SCALE = 4.0
 """Applied after it: frames reach the encoder with about unit variance."""
-SHARPNESS = 16.0
-"""First value of the softmax's sharpness over correlations, which lie in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,10 @@ class Encoding:
     """[B, C_l, H / s, W / s] at strides 2, 4, 8, 16."""
     context: tuple[Tensor, ...] = ()
     """The same for the refinement; empty in a network without one."""
-    smaller: Encoding | None = None
-    """The frame at half its size, where motion is looked for first; None at the last of ``NetConfig.scales``."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Encoding:
         """The function applied to every tensor."""
-        smaller = None if self.smaller is None else self.smaller.map(function)
-        return Encoding(tuple(map(function, self.features)), tuple(map(function, self.context)), smaller)
+        return Encoding(tuple(map(function, self.features)), tuple(map(function, self.context)))
 
     def chunk(self, count: int) -> tuple[Encoding, ...]:
         """The batch in ``count`` parts, in order, as ``torch.chunk`` divides it."""
@@ -54,12 +50,7 @@ class Encoding:
         """One batch of several encodings of one network."""
         features = zip(*(encoding.features for encoding in encodings), strict=True)
         context = zip(*(encoding.context for encoding in encodings), strict=True)
-        smaller = [encoding.smaller for encoding in encodings if encoding.smaller is not None]
-        return Encoding(
-            tuple(map(torch.cat, features)),
-            tuple(map(torch.cat, context)),
-            Encoding.join(smaller) if smaller else None,
-        )
+        return Encoding(tuple(map(torch.cat, features)), tuple(map(torch.cat, context)))
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,29 @@ class LevelState:
     """[B, 4, H / s, W / s] fp32: t -> 0 (x, y), t -> 1 (x, y), in positions of this level."""
     feature: Tensor
     """[B, C, H / s, W / s]."""
+    found: Tensor | None = None
+    """[B, 4, H / 4, W / 4] fp32: the flow that the search found, at the instant, in positions of stride 4. A level's
+    flow is this and what the levels so far add. None in a network without a search."""
+
+    def __getitem__(self, some: slice) -> LevelState:
+        """Part of the batch."""
+        return LevelState(self.flow[some], self.feature[some], None if self.found is None else self.found[some])
+
+    def enlarged(self) -> Tensor:
+        """The flow as the next finer level begins with it, in positions of that level: what the levels added is
+        enlarged, what the search found is taken as finely as it is known."""
+        flow = 2 * upsample(self.flow)
+        if self.found is None:
+            return flow
+        here = self.found.shape[-1] // self.flow.shape[-1]
+        if here == 1:  # stride 4: there is nothing finer
+            return flow
+        return flow - 2 * upsample(found_at(self.found, here)) + found_at(self.found, here // 2)
+
+
+def found_at(found: Tensor, factor: int) -> Tensor:
+    """The flow of ``LevelState.found`` at a coarser stride, in that stride's positions."""
+    return found if factor == 1 else F.avg_pool2d(found, factor) / factor
 
 
 @dataclass(frozen=True)
@@ -127,8 +141,6 @@ class UGSP(nn.Module):
                 self.reducers.append(nn.Identity())
         self.synthesis = Synthesis(config, config.widths[0])
         self.refinement = Refinement(config) if config.refine else None
-        if config.matching_radius[-1]:
-            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -159,61 +171,29 @@ class UGSP(nn.Module):
         """Features of frames [B, 3, H, W], RGB in [0, 1], both sides multiples of ``config.alignment``."""
         normalised = self._normalised(frame)
         context = () if self.refinement is None else self.refinement.encode(normalised)
-        return Encoding(tuple(self.encoder(normalised)), context, self._encode_smaller(normalised, 1))
+        return Encoding(tuple(self.encoder(normalised)), context)
 
-    def _encode_smaller(self, normalised: Tensor, scale: int) -> Encoding | None:
-        """Halved once more, as long as the configuration has another scale."""
-        if scale == self.config.scales:
-            return None
-        half = F.avg_pool2d(normalised, 2)
-        height, width = half.shape[-2:]
-        half = F.pad(half, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]), mode="replicate")
-        return Encoding(tuple(self.encoder(half)), smaller=self._encode_smaller(half, scale + 1))
+    def match(self, frame0: Tensor, frame1: Tensor) -> Tensor | None:
+        """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant.
 
-    def match(self, first: Encoding, second: Encoding) -> Tensor | None:
-        """The pair's correlation at stride 16 of its smallest scale, [B, D, h, w] fp32; it serves every instant."""
-        while first.smaller is not None and second.smaller is not None:
-            first, second = first.smaller, second.smaller
-        return self._correlate(first.features[-1], second.features[-1])
-
-    def _correlate(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Correlation at stride 16 within the configured radius; None in a network without matching."""
-        radius = self.config.matching_radius[-1]
-        if not radius:
-            return None
-        left, right = (matching.unit_length(features.float()) for features in (left, right))
-        return matching.local_correlation(left, right, radius)
-
-    def coarse(self, first: Encoding, second: Encoding, volume: Tensor | None, t: Tensor) -> LevelState:
-        """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16; t: [B] fp32.
-
-        volume: from ``match``. Where the encodings hold smaller scales, their flow comes first, and only what is left
-        of the motion is matched here: each scale doubles the motion that is found.
+        None in a network without a search.
         """
-        left, right = first.features[-1], second.features[-1]
-        flow = left.new_zeros((left.shape[0], 4, *left.shape[-2:]), dtype=torch.float32)
-        parts = []
-        if first.smaller is not None and second.smaller is not None:
-            flow = self._smaller_flow(first.smaller, second.smaller, volume, t)[..., : flow.shape[-2], : flow.shape[-1]]
-            volume = self._correlate(backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:]))
-        if volume is not None:
-            radius = self.config.matching_radius[-1]
-            volume = matching.at_instant(volume, radius, t)
-            motion = matching.expected_displacement(volume, radius, self.sharpness)
-            when = t.view(-1, 1, 1, 1)
-            flow = flow + torch.cat((-when * motion, (1 - when) * motion), dim=1)
-            left, right = backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:])
-            parts.append(self.reducers[-1](volume.to(self.dtype)))
-        out = run_level(self._level(-1), self._join([left, right, *parts], None, t), None, "reference")
-        return self._refined(flow, out, t)
+        return inverse_search(frame0, frame1) if self.config.search else None
 
-    def _smaller_flow(self, first: Encoding, second: Encoding, volume: Tensor | None, t: Tensor) -> Tensor:
-        """Flow after the levels at strides 16 and 8 of a smaller scale: those of the whole picture's stride 16."""
-        state = self.coarse(first, second, volume, t)
-        flow = 2 * upsample(state.flow)
-        level = STRIDES.index(8)
-        inputs = self._join(self._inputs(level, first, second, state.feature, flow), flow, t)
-        return self._refined(flow, run_level(self._level(level), inputs, None, "reference"), t).flow
+    def coarse(self, first: Encoding, second: Encoding, motion: Tensor | None, t: Tensor) -> LevelState:
+        """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16.
+
+        motion: from ``match``; t: [B] fp32.
+        """
+        index = len(STRIDES) - 1
+        found = None if motion is None else flow_at(motion, t)
+        if found is None:
+            left = first.features[index]
+            flow = left.new_zeros((left.shape[0], 4, *left.shape[-2:]), dtype=torch.float32)
+        else:
+            flow = found_at(found, STRIDES[index] // STRIDE)
+        inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
+        return self._refined(flow, run_level(self._level(index), inputs, None, "reference"), t, found)
 
     def interpolate(
         self,
@@ -251,7 +231,7 @@ class UGSP(nn.Module):
                     parent = parent.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
                 mask = gate(logits, parent)
                 masks.append(mask)
-            flow = 2 * upsample(above.flow)
+            flow = above.enlarged()
             level = self._level(index)
             height, width = flow.shape[-2:]
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
@@ -266,7 +246,7 @@ class UGSP(nn.Module):
                 inputs = self._inputs(index, first, second, above.feature, flow)
                 out = hidden = run_level(level, self._join(inputs, flow, t), mask, backend)
             if index > 0:
-                states.append(self._refined(flow, out, t))
+                states.append(self._refined(flow, out, t, coarse.found))
         if hidden is not None:  # [B, width, H / 2, W / 2]
             out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
         unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, moving)
@@ -282,17 +262,17 @@ class UGSP(nn.Module):
         It costs no convolution: pruned levels put out their biases. What it gets wrong is what those levels are for.
         A refinement, which no mask prunes, is left out: compare with ``Interpolation.unrefined``.
         """
-        flow = state.flow
         pace = self.pace(t)
         height, width = frame0.shape[-2:]
-        stride = width // flow.shape[-1]
+        stride = width // state.flow.shape[-1]
         for index in range(STRIDES.index(stride) - 1, 0, -1):
-            flow = 2 * upsample(flow) + self._level(index).bias()[:, :4] * pace
+            flow = state.enlarged() + self._level(index).bias()[:, :4] * pace
+            state = LevelState(flow, state.feature, state.found)
         # A constant through the transposed convolution repeats every two pixels; its border does not matter here.
         constant = self._level(0).bias().to(self.dtype).repeat(1, 1, 4, 4)
         pattern = self.synthesis(constant)[..., 2:4, 2:4]
-        out = pattern.repeat(flow.shape[0], 1, height // 2, width // 2)
-        return self._render(frame0, frame1, 2 * upsample(flow), out, t)[0]
+        out = pattern.repeat(len(t), 1, height // 2, width // 2)
+        return self._render(frame0, frame1, state.enlarged(), out, t)[0]
 
     def _render(
         self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor, moving: Tensor | None = None
@@ -321,7 +301,7 @@ class UGSP(nn.Module):
     def forward(self, frame0: Tensor, frame1: Tensor, t: Tensor, gate: Gate | None = None) -> Interpolation:
         """All steps for one batch of pairs: see ``encode``, ``match``, ``coarse`` and ``interpolate``."""
         first, second = self.encode(torch.cat((frame0, frame1))).chunk(2)
-        coarse = self.coarse(first, second, self.match(first, second), t)
+        coarse = self.coarse(first, second, self.match(frame0, frame1), t)
         return self.interpolate(frame0, frame1, first, second, coarse, t, gate)
 
     def _normalised(self, pictures: Tensor) -> Tensor:
@@ -338,11 +318,13 @@ class UGSP(nn.Module):
         logits = self.gates[index](feature.to(self.dtype)).float()
         return to_grid(logits, STRIDES[index + 1], self.config.grid_stride(index))
 
-    def _inputs(self, index: int, first: Encoding, second: Encoding, feature: Tensor, flow: Tensor) -> list[Tensor]:
-        """Both frames' features at the instant, how well they match nearby, and what the level above says."""
+    def _inputs(
+        self, index: int, first: Encoding, second: Encoding, feature: Tensor | None, flow: Tensor
+    ) -> list[Tensor]:
+        """Both frames' features at the instant, how well they match nearby, and what the level above says, if any."""
         left = backward_warp(first.features[index], flow[:, :2])
         right = backward_warp(second.features[index], flow[:, 2:])
-        inputs = [left, right, upsample(feature)]
+        inputs = [left, right] if feature is None else [left, right, upsample(feature)]
         radius = self.config.matching_radius[index]
         if radius:
             one, other = (matching.unit_length(warped).to(self.dtype) for warped in (left, right))
@@ -381,9 +363,9 @@ class UGSP(nn.Module):
             start = end
         return rows.permute(0, 3, 1, 2)
 
-    def _refined(self, flow: Tensor, out: Tensor, t: Tensor) -> LevelState:
+    def _refined(self, flow: Tensor, out: Tensor, t: Tensor, found: Tensor | None) -> LevelState:
         """What a level's output [B, 4 + C, H, W] makes of the flow that it was given."""
-        return LevelState(flow + out[:, :4].float() * self.pace(t), out[:, 4:])
+        return LevelState(flow + out[:, :4].float() * self.pace(t), out[:, 4:], found)
 
 
 def he_initialise(root: nn.Module) -> None:

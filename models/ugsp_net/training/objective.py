@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ugsp_net.masks import Gate, gumbel_gate
-from ugsp_net.network import UGSP, Encoding, Interpolation, LevelState, channels_last
+from ugsp_net.network import UGSP, Encoding, Interpolation, channels_last
 from ugsp_net.precision import autocast
 from ugsp_net.training import losses
 from ugsp_net.training.config import TrainConfig
@@ -45,12 +45,12 @@ class Objective(nn.Module):
             first, second = encodings[:2]
             if len(encodings) > 2:
                 truth_encoding = encodings[2]
-            coarse = net.coarse(first, second, net.match(first, second), t)
+            coarse = net.coarse(first, second, net.match(frame0, frame1), t)
             full = net.interpolate(frame0, frame1, first, second, coarse, t)
             if progress >= config.prune_from:
                 some = slice(0, None, max(1, round(1 / config.prune_share)))
                 parts0, parts1 = (side.map(lambda tensor: tensor[some]) for side in (first, second))
-                above = LevelState(coarse.flow[some], coarse.feature[some])
+                above = coarse[some]
                 pruned = net.interpolate(
                     frame0[some], frame1[some], parts0, parts1, above, t[some], self._gate(progress)
                 )

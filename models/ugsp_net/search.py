@@ -1,0 +1,213 @@
+"""Optical flow between two frames by dense inverse search (Kroeger et al., ECCV 2016): nothing in it is learnt.
+
+Patches of 8x8 positions, one for every 4x4, look for themselves in the other frame: coarse to fine, each from where the
+coarser ones and its neighbours ended, by Gauss-Newton steps whose gradients and Hessian come from the patch itself and
+are made once. The flow of a position is the mean over the patches that cover it, weighted by how well each fits there.
+The finest size is a quarter of the picture's. Where motion is plain this finds it to a fraction of a pixel, which a
+network learns only from very many samples; where it is not, the network's levels mend it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ugsp_net.warp import backward_warp
+
+STRIDE = 4
+"""Image pixels between positions of the finest flow."""
+PATCH = 8
+"""Side of a patch, positions."""
+CELL = 4
+"""Positions between patches: every position lies in four of them."""
+SMALLEST = 6
+"""The picture is halved as long as its shorter side keeps so many positions."""
+ROUNDS = 2
+"""At each size: neighbours' flows are tried, then steps are taken."""
+STEPS = 1
+"""Gauss-Newton steps of a round."""
+DAMPING = 64.0
+"""Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
+REACH = 2
+"""At the smallest size every displacement within so many positions is tried: a sixth of the picture's height or more."""
+_MARGIN = (PATCH - CELL) // 2
+_LUMA = (0.299, 0.587, 0.114)
+_SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
+
+
+@torch.no_grad()
+def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
+    """Flow 0 -> 1 and 1 -> 0, (x, y) each, in positions of ``STRIDE`` pixels: [B, 4, H / 4, W / 4] fp32.
+
+    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
+    """
+    with torch.autocast(frame0.device.type, enabled=False):
+        frames = torch.cat((frame0, frame1)).float()
+        weights = 255 * frames.new_tensor(_LUMA).view(1, 3, 1, 1)
+        grey = (F.avg_pool2d(frames, STRIDE) * weights).sum(1, keepdim=True)
+        sizes = [grey]
+        while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
+            height, width = sizes[-1].shape[-2:]
+            sizes.append(F.avg_pool2d(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate"), 2))
+        flow: Tensor | None = None
+        for image in reversed(sizes):
+            if flow is not None:
+                height, width = image.shape[-2:]
+                flow = 2 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
+                flow = flow[..., :height, :width]
+            flow = _search(image, torch.cat(image.chunk(2)[::-1]), flow)
+        assert flow is not None
+        return torch.cat(flow.chunk(2), dim=1)
+
+
+@torch.no_grad()
+def flow_at(flow: Tensor, t: Tensor) -> Tensor:
+    """Carry flow between two frames to an instant between them.
+
+    flow: from ``inverse_search``, [B, 4, h, w]; t: [B] fp32 in (0, 1). Returns t -> 0 and t -> 1, [B, 4, h, w]: each
+    is read where the other one says that the position came from.
+    """
+    when = t.view(-1, 1, 1, 1)
+    to0, to1 = when * flow[:, 2:], (1 - when) * flow[:, :2]
+    return torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
+
+
+def search_macs(width: int, height: int) -> int:
+    """Multiply-accumulates of ``inverse_search`` for pictures of that size.
+
+    For each position of a patch that is compared: four to read the other frame between its pixels and two for the sums;
+    two more for a step.
+    """
+    width, height = width // STRIDE, height // STRIDE
+    compared = 2 + (ROUNDS + 1) * len(_SHIFTS) + 2 * ROUNDS * STEPS
+    each = 6 * compared + 2 * ROUNDS * STEPS
+    total = 0
+    while True:
+        total += 2 * each * PATCH**2 * (-(-width // CELL)) * (-(-height // CELL))
+        if min(width, height) < 2 * SMALLEST:
+            return total + 12 * (2 * REACH + 1) ** 2 * PATCH**2 * (-(-width // CELL)) * (-(-height // CELL))
+        width, height = -(-width // 2), -(-height // 2)
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """All patches of one frame at one size, and where they are looked for. N patches, S = PATCH^2 positions each."""
+
+    template: Tensor
+    """[B, S, N], the values of the frame that they are cut from."""
+    across: Tensor
+    """[B, S, N], their gradients, less each patch's mean: a change of brightness is no motion."""
+    down: Tensor
+    inverse: tuple[Tensor, Tensor, Tensor]
+    """The inverse Hessian's xx, xy and yy, [B, N]."""
+    places: Tensor
+    """[1, S, N, 2]: their positions as ``grid_sample`` counts."""
+    unit: Tensor
+    """[2]: one position as ``grid_sample`` counts."""
+    other: Tensor
+    """[B, 1, h, w]: the frame in which they are looked for."""
+
+    def residual(self, flow: Tensor) -> Tensor:
+        """What differs where each patch is moved by its flow [B, N, 2]: [B, S, N]."""
+        grid = self.places + (flow * self.unit)[:, None]
+        found = F.grid_sample(self.other, grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
+        return found.sub_(self.template)
+
+    def step(self, flow: Tensor, residual: Tensor) -> Tensor:
+        """One Gauss-Newton step."""
+        x, y = (self.across * residual).sum(1), (self.down * residual).sum(1)
+        xx, xy, yy = self.inverse
+        return flow - torch.stack((xx * x + xy * y, xy * x + yy * y), dim=-1)
+
+
+def _cost(residual: Tensor) -> Tensor:
+    """Squared difference less that of the means, [B, S, N] -> [B, N]; never below that of equal patches."""
+    return (residual.square().sum(1) - residual.sum(1).square() / residual.shape[1]).clamp_(min=0)
+
+
+def _displacements(device: torch.device) -> Tensor:
+    """All of at most ``REACH`` positions, [(2 REACH + 1)^2, 2] (x, y) fp32."""
+    steps = torch.arange(-REACH, REACH + 1, device=device, dtype=torch.float32)
+    return torch.cartesian_prod(steps, steps)
+
+
+def _search(first: Tensor, second: Tensor, flow: Tensor | None) -> Tensor:
+    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w]."""
+    batch, _, height, width = first.shape
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    below, right = rows * CELL - height, columns * CELL - width
+    patches = _cut(first, second, rows, columns)
+    if flow is None:
+        best = first.new_zeros((batch, rows * columns, 2))
+    else:
+        filled = F.pad(flow, (0, right, 0, below), mode="replicate")
+        best = F.avg_pool2d(filled, CELL).flatten(2).transpose(1, 2).contiguous()
+    cost = _cost(patches.residual(best))
+    if flow is None:
+        for tried in _displacements(first.device):
+            best, cost = _better(patches, best, cost, tried.expand_as(best))
+    for _ in range(ROUNDS):
+        best, cost = _from_neighbours(patches, best, cost, rows, columns)
+        stepped = best
+        for _ in range(STEPS):
+            stepped = patches.step(stepped, patches.residual(stepped))
+            best, cost = _better(patches, best, cost, stepped)
+    best, cost = _from_neighbours(patches, best, cost, rows, columns)
+    misfit = patches.residual(best)
+    weight = 1 / (misfit.abs_().clamp_(min=1.0) * (cost[:, None] / PATCH**2 + 4.0))
+    moved = best.transpose(1, 2)[:, :, None]  # [B, 2, 1, N]
+    planes = torch.cat((weight[:, None], weight[:, None] * moved), dim=1).flatten(0, 1)
+    size = (rows * CELL + 2 * _MARGIN, columns * CELL + 2 * _MARGIN)
+    summed = F.fold(planes, size, PATCH, stride=CELL).view(batch, 3, *size)
+    summed = summed[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
+    return summed[:, 1:] / summed[:, :1]
+
+
+def _cut(first: Tensor, second: Tensor, rows: int, columns: int) -> _Patches:
+    height, width = first.shape[-2:]
+    around = (_MARGIN, _MARGIN + columns * CELL - width, _MARGIN, _MARGIN + rows * CELL - height)
+    across, down = F.pad(first, (1, 1, 0, 0), mode="replicate"), F.pad(first, (0, 0, 1, 1), mode="replicate")
+    across, down = (across[..., 2:] - across[..., :-2]) / 2, (down[..., 2:, :] - down[..., :-2, :]) / 2
+    # Outside the frame nothing is known of where it slopes.
+    template, across, down = (
+        F.unfold(values, PATCH, stride=CELL)
+        for values in (F.pad(first, around, mode="replicate"), F.pad(across, around), F.pad(down, around))
+    )
+    across, down = across - across.mean(1, keepdim=True), down - down.mean(1, keepdim=True)
+    xx, yy = across.square().sum(1) + DAMPING, down.square().sum(1) + DAMPING
+    xy = (across * down).sum(1)
+    determinant = xx * yy - xy * xy
+    inside = torch.arange(PATCH, device=first.device, dtype=torch.float32) - _MARGIN
+    unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
+    x = CELL * torch.arange(columns, device=first.device) + inside[:, None]  # [PATCH, columns]
+    y = CELL * torch.arange(rows, device=first.device) + inside[:, None]  # [PATCH, rows]
+    shape = (PATCH, PATCH, rows, columns)
+    places = torch.stack((x[None, :, None, :].expand(shape), y[:, None, :, None].expand(shape)), dim=-1)
+    return _Patches(
+        template,
+        across,
+        down,
+        (yy / determinant, -xy / determinant, xx / determinant),
+        (places.reshape(1, PATCH**2, rows * columns, 2) * unit - 1),
+        unit,
+        second,
+    )
+
+
+def _from_neighbours(patches: _Patches, best: Tensor, cost: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Try the flows that the patches above, below, left and right have; the next sees what the one before found."""
+    grid = best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
+    around = F.pad(grid, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+    for row, column in _SHIFTS:
+        tried = around[:, row : row + rows, column : column + columns].reshape(best.shape)
+        best, cost = _better(patches, best, cost, tried)
+    return best, cost
+
+
+def _better(patches: _Patches, best: Tensor, cost: Tensor, tried: Tensor) -> tuple[Tensor, Tensor]:
+    costs = _cost(patches.residual(tried))
+    better = costs < cost
+    return torch.where(better[..., None], tried, best), torch.where(better, costs, cost)

@@ -1,0 +1,107 @@
+"""The search for the first flow: plain motion is found to a fraction of a pixel, and what stands still stays still."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ugsp_net import search
+from ugsp_net.search import STRIDE, flow_at, inverse_search, search_macs
+
+
+def texture(height: int, width: int, seed: int = 0) -> Tensor:
+    """[1, 3, height, width] in [0, 1]: noise of every scale, as photographs have it."""
+    generator = torch.Generator().manual_seed(seed)
+    out = torch.zeros(1, 3, height, width)
+    for scale in (4, 8, 16, 32, 64):
+        noise = torch.rand(1, 3, height // scale + 2, width // scale + 2, generator=generator)
+        out += scale**0.5 * F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)
+    return (out - out.min()) / (out.max() - out.min())
+
+
+def shifted(x: float, y: float, height: int = 192, width: int = 256) -> tuple[Tensor, Tensor]:
+    """Two frames between which everything moves by so many pixels, which may be halves."""
+    room = 64
+    large = texture(2 * (height + 2 * room), 2 * (width + 2 * room))
+
+    def cut(dx: float, dy: float) -> Tensor:
+        top, left = round(2 * (room - dy)), round(2 * (room - dx))
+        return F.avg_pool2d(large[..., top : top + 2 * height, left : left + 2 * width], 2)
+
+    return cut(0, 0), cut(x, y)
+
+
+@pytest.mark.parametrize(("x", "y"), [(1.5, -0.5), (6, 3.5), (-21, 9), (44, -30.5)])
+def test_a_shift_is_found_both_ways(x: float, y: float) -> None:
+    flow = STRIDE * inverse_search(*shifted(x, y))
+    assert flow.shape == (1, 4, 48, 64)
+    assert flow.dtype == torch.float32
+    moved = torch.tensor([x, y, -x, -y], dtype=torch.float32)
+    inner = flow[0, :, 16:-16, 16:-16].flatten(1)
+    torch.testing.assert_close(inner.median(1).values, moved, atol=0.25, rtol=0)
+    distance = (inner - moved[:, None]).abs()
+    assert (distance < 1).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 272), (144, 80)])
+def test_nothing_moves_in_equal_frames_of_any_size(height: int, width: int) -> None:
+    frame = texture(height, width)
+    flow = inverse_search(frame, frame)
+    assert flow.shape == (1, 4, height // 4, width // 4)
+    assert flow.abs().max() < 1e-5
+
+
+def test_flat_frames_and_a_change_of_brightness_are_no_motion() -> None:
+    flat = torch.full((1, 3, 64, 96), 0.4)
+    assert inverse_search(flat, flat + 0.3).abs().max() == 0
+    frame = texture(96, 128)
+    assert (STRIDE * inverse_search(0.8 * frame, 0.8 * frame + 0.1)).abs().mean() < 0.1
+
+
+def test_pairs_of_a_batch_are_searched_by_themselves_and_in_fp32() -> None:
+    frame0, frame1 = (torch.cat(pair) for pair in zip(shifted(6, 3.5), shifted(-3, 1), strict=True))
+    together = inverse_search(frame0, frame1)
+    for index in range(2):
+        one = slice(index, index + 1)
+        torch.testing.assert_close(together[one], inverse_search(frame0[one], frame1[one]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(inverse_search(frame0, frame1), together)
+
+
+def test_learning_does_not_reach_into_the_search() -> None:
+    frame0, frame1 = shifted(2, 1, 64, 64)
+    assert not inverse_search(frame0.requires_grad_(), frame1).requires_grad
+
+
+def test_flow_is_carried_to_the_instant() -> None:
+    """Where everything moves alike, each part is its share of the way; a thing that moves is where it is by then."""
+    flow = torch.tensor([8.0, -4.0, -8.0, 4.0]).view(1, 4, 1, 1).expand(1, 4, 12, 40)
+    at = flow_at(flow, torch.tensor([0.25]))
+    torch.testing.assert_close(at[0, :, 0, 0], torch.tensor([-2.0, 1.0, 6.0, -3.0]))
+    # A bar 8 wide moves by 8 from column 8 to 16 over ground that stands still.
+    flow = torch.zeros(1, 4, 12, 40)
+    flow[:, 0, :, 8:16], flow[:, 2, :, 16:24] = 8, -8
+    at = flow_at(flow, torch.tensor([0.5]))
+    torch.testing.assert_close(at[0, :, 6, 13:19], torch.tensor([-4.0, 0, 4.0, 0])[:, None].expand(4, 6))
+    assert at[0, :, :, :8].abs().max() == at[0, :, :, 24:].abs().max() == 0
+
+
+def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    sample = F.grid_sample
+
+    def counting(image: Tensor, grid: Tensor, **how: object) -> Tensor:
+        nonlocal read
+        read += grid.shape[0] * grid.shape[1] * grid.shape[2]
+        return sample(image, grid, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "grid_sample", counting)
+    frames = texture(112, 208), texture(112, 208, seed=1)
+    inverse_search(*frames)
+    steps = search.ROUNDS * search.STEPS
+    # Patches at a quarter, an eighth and a sixteenth of the size; at the last one all displacements are tried.
+    positions = 2 * search.PATCH**2 * (13 * 7 + 7 * 4 + 4 * 2)
+    assert read == positions * (2 + 4 * (search.ROUNDS + 1) + 2 * steps) + 2 * search.PATCH**2 * 4 * 2 * 25
+    assert search_macs(208, 112) == 6 * read + 2 * steps * positions
