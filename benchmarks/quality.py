@@ -1,12 +1,14 @@
 """Restore removed frames of real clips and print PSNR per clip: the network, dense and pruned, beside the classics.
 
-    python benchmarks/quality.py CLIPS_DIR [--weights FILE] [--methods blend,dis,dense,pruned] [--json FILE]
+    python benchmarks/quality.py CLIPS_DIR [--weights FILE] [--methods blend,dis,dense,pruned,keep=0.5] [--json FILE]
 
 Protocols: ``half`` removes every second frame of a clip's first 41 (t = 0.5); ``60`` keeps every fifth frame of the
 clips of 50 frames a second and more and restores the frames between by 2.5, as 24 -> 60 does (t = 0.4, 0.8, 0.2, 0.6);
 ``instants`` keeps every fourth frame of a clip's first 41 and restores t = 0.25, 0.5, 0.75, and keeps every tenth and
 restores t = 0.1, 0.4, 0.5, 0.9: PSNR by t, to be compared within one span.
-PSNR of 8-bit RGB over the restored frames only. The network runs as in the tool: planes in, planes out. The optical
+PSNR and SSIM of 8-bit RGB over the restored frames only. The network runs as in the tool: planes in, planes out;
+``keep=SHARE`` is the pruned network with that ``--keep``. Shimmer: the variance over time of the restored frames, as a
+share of that of the true ones, where the kept frames show a background that stands still. The optical
 flow method (OpenCV's DIS, both ways, warped and blended by agreement) needs ``pip install 'ugsp[train]'``.
 """
 
@@ -34,7 +36,7 @@ from rich.table import Table
 from ugsp_cli.colour import planes_to_rgb
 from ugsp_cli.decode import Frame, FrameReader
 from ugsp_cli.engine import EngineOptions, Interpolator, Request
-from ugsp_net.metrics import psnr
+from ugsp_net.metrics import psnr, ssim
 
 Picture = NDArray[np.uint8]
 CPU = torch.device("cpu")
@@ -57,7 +59,10 @@ class Outcome:
     """What one method did on one clip."""
 
     psnr: float
+    ssim: float
     seconds_per_frame: float
+    shimmer: float | None = None
+    """None where less than a twentieth of the picture stands still."""
     skipped: float | None = None
     """Share of the dense MACs that was not spent."""
     by_t: dict[str, float] | None = None
@@ -199,6 +204,32 @@ def run_network(engine: Interpolator, task: Task) -> tuple[list[Picture], float]
     return pictures, 1 - spent / dense
 
 
+def luma(frame: Picture) -> NDArray[np.float32]:
+    return frame.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+
+
+class Background:
+    """Where a clip stands still: the kept frames, smoothed over 5x5 pixels, stay within 4 of 255."""
+
+    def __init__(self, task: Task) -> None:
+        smooth = [
+            torch.nn.functional.avg_pool2d(torch.from_numpy(luma(picture(frame.planes, frame)))[None], 5, 1, 2)[0]
+            for frame in task.kept
+        ]
+        seen = torch.stack(smooth)
+        self.still = ((seen.amax(0) - seen.amin(0)) < 4).numpy()
+        self.true = self._variance([picture(truth.planes, truth) for _, _, truth in task.wanted])
+
+    def shimmer(self, made: list[Picture]) -> float | None:
+        if self.still.mean() < 0.05 or self.true == 0:
+            return None
+        return self._variance(made) / self.true
+
+    def _variance(self, frames: list[Picture]) -> float:
+        values = np.stack([luma(frame)[self.still] for frame in frames])
+        return float(values.var(axis=0).mean()) if self.still.any() else 0.0
+
+
 def by_instant(results: dict[str, dict[str, Outcome]]) -> dict[str, dict[str, dict[str, float]]]:
     """Means over clips by span, instant and method."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -213,12 +244,21 @@ def by_instant(results: dict[str, dict[str, Outcome]]) -> dict[str, dict[str, di
     }
 
 
+def summary(outcomes: list[Outcome]) -> dict[str, float]:
+    """Means over clips, of those that have the figure."""
+    found = {}
+    for what in ("psnr", "ssim", "shimmer", "skipped"):
+        values = [getattr(outcome, what) for outcome in outcomes if getattr(outcome, what) is not None]
+        if values:
+            found[what] = float(np.mean(values))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--keep", default="auto")
     parser.add_argument("--protocol", choices=("half", "60", "instants"), default="half")
     parser.add_argument("--methods", default="blend,minterpolate,dis,dense,pruned")
     parser.add_argument("--clips", default="", help="stems of clips, separated by commas; all when left out")
@@ -228,11 +268,14 @@ def main() -> None:
     engines = {
         name: Interpolator(
             EngineOptions(
-                arguments.weights, precision=arguments.precision, keep=arguments.keep, pruning=name != "dense"
+                arguments.weights,
+                precision=arguments.precision,
+                keep=name.partition("=")[2] or "auto",
+                pruning=name != "dense",
             )
         )
         for name in methods
-        if name in ("dense", "pruned")
+        if name in ("dense", "pruned") or name.startswith("keep=")
     }
     classics: dict[str, Callable[[Task], list[Picture]]] = {
         "blend": run_blend,
@@ -242,6 +285,7 @@ def main() -> None:
     results: dict[str, dict[str, Outcome]] = {}
     for task in tasks(arguments.folder, arguments.protocol, [name for name in arguments.clips.split(",") if name]):
         row = results[task.clip] = {}
+        background = Background(task)
         for method in methods:
             begun = time.perf_counter()
             skipped = None
@@ -255,7 +299,10 @@ def main() -> None:
             for value, (_, t, _) in zip(values, task.wanted, strict=True):
                 by_t.setdefault(f"{float(t):g}", []).append(value)
             instants = {t: float(np.mean(some)) for t, some in by_t.items()} if len(by_t) > 1 else None
-            row[method] = Outcome(float(np.mean(values)), seconds, skipped, instants)
+            alike = [ssim(one, picture(t.planes, t)) for one, (_, _, t) in zip(made, task.wanted, strict=True)]
+            row[method] = Outcome(
+                float(np.mean(values)), float(np.mean(alike)), seconds, background.shimmer(made), skipped, instants
+            )
         print(task.clip, {name: round(outcome.psnr, 2) for name, outcome in row.items()}, file=sys.stderr, flush=True)
     table = Table(title=f"PSNR in dB of restored frames, protocol {arguments.protocol}")
     table.add_column("clip")
@@ -268,14 +315,15 @@ def main() -> None:
         if "pruned" in methods:
             cells.append(f"{100 * (row['pruned'].skipped or 0):.0f} %")
         table.add_row(clip, *cells)
-    means = {method: float(np.mean([row[method].psnr for row in results.values()])) for method in methods}
-    cells = [f"{means[method]:.2f}" for method in methods]
+    means = {method: summary([row[method] for row in results.values()]) for method in methods}
+    cells = [f"{means[method]['psnr']:.2f}" for method in methods]
     if "pruned" in methods:
-        means["skipped"] = float(np.mean([row["pruned"].skipped for row in results.values()]))  # type: ignore[misc]
-        cells.append(f"{100 * means['skipped']:.0f} %")
+        cells.append(f"{100 * means['pruned']['skipped']:.0f} %")
     table.add_section()
     table.add_row("mean", *cells)
-    Console(width=110).print(table)
+    for what in ("ssim", "shimmer", "skipped"):
+        table.add_row(what, *(f"{means[method][what]:.4f}" if what in means[method] else "-" for method in methods))
+    Console(width=130).print(table)
     spans = by_instant(results) if arguments.protocol == "instants" else {}
     for span, rows in spans.items():
         table = Table("t", *methods, title=f"PSNR in dB by instant, {span}")

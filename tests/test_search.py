@@ -60,10 +60,23 @@ def test_flat_frames_and_a_change_of_brightness_are_no_motion() -> None:
     assert (STRIDE * inverse_search(0.8 * frame, 0.8 * frame + 0.1)).abs().mean() < 0.1
 
 
+def test_patches_that_fit_look_no_further() -> None:
+    """Half of the picture moves: the other half keeps its flow of zero, and no time is spent on it."""
+    frame0, moved = shifted(9, -6)
+    frame1 = frame0.clone()
+    frame1[..., 128:] = moved[..., 128:]
+    flow = STRIDE * inverse_search(frame0, frame1)
+    assert flow[0, :, :, :20].abs().mean() < 0.5
+    there = flow[0, :2, 8:-8, 40:-8].flatten(1).median(1).values
+    torch.testing.assert_close(there, torch.tensor([9.0, -6.0]), atol=0.25, rtol=0)
+
+
 def test_pairs_of_a_batch_are_searched_by_themselves_and_in_fp32() -> None:
-    frame0, frame1 = (torch.cat(pair) for pair in zip(shifted(6, 3.5), shifted(-3, 1), strict=True))
+    still = shifted(0, 0)[0]
+    pairs = shifted(6, 3.5), shifted(-3, 1), (still, (still + 0.003 * torch.rand_like(still)))
+    frame0, frame1 = (torch.cat(pair) for pair in zip(*pairs, strict=True))
     together = inverse_search(frame0, frame1)
-    for index in range(2):
+    for index in range(3):
         one = slice(index, index + 1)
         torch.testing.assert_close(together[one], inverse_search(frame0[one], frame1[one]))
     with torch.autocast("cpu", torch.bfloat16):

@@ -31,8 +31,10 @@ STEPS = 1
 """Gauss-Newton steps of a round."""
 DAMPING = 64.0
 """Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
+NOISE = 0.25
+"""Mean squared difference, of 0 to 255, up to which a patch is where it belongs and looks no further."""
 REACH = 2
-"""At the smallest size every displacement within so many positions is tried: a sixth of the picture's height or more."""
+"""At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
 _MARGIN = (PATCH - CELL) // 2
 _LUMA = (0.299, 0.587, 0.114)
 _SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
@@ -45,9 +47,9 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        frames = torch.cat((frame0, frame1)).float()
-        weights = 255 * frames.new_tensor(_LUMA).view(1, 3, 1, 1)
-        grey = (F.avg_pool2d(frames, STRIDE) * weights).sum(1, keepdim=True)
+        weights = 255 * frame0.new_tensor(_LUMA, dtype=torch.float32).view(1, 3, 1, 1)
+        small = torch.cat([F.avg_pool2d(frame.float(), STRIDE) for frame in (frame0, frame1)])
+        grey = (small * weights).sum(1, keepdim=True)
         sizes = [grey]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
             height, width = sizes[-1].shape[-2:]
@@ -76,7 +78,7 @@ def flow_at(flow: Tensor, t: Tensor) -> Tensor:
 
 
 def search_macs(width: int, height: int) -> int:
-    """Multiply-accumulates of ``inverse_search`` for pictures of that size.
+    """Multiply-accumulates of ``inverse_search`` for pictures of that size in which everything moves.
 
     For each position of a patch that is compared: four to read the other frame between its pixels and two for the sums;
     two more for a step.
@@ -104,7 +106,7 @@ class _Patches:
     inverse: tuple[Tensor, Tensor, Tensor]
     """The inverse Hessian's xx, xy and yy, [B, N]."""
     places: Tensor
-    """[1, S, N, 2]: their positions as ``grid_sample`` counts."""
+    """[1 or B, S, N, 2]: their positions as ``grid_sample`` counts."""
     unit: Tensor
     """[2]: one position as ``grid_sample`` counts."""
     other: Tensor
@@ -116,11 +118,67 @@ class _Patches:
         found = F.grid_sample(self.other, grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
         return found.sub_(self.template)
 
-    def step(self, flow: Tensor, residual: Tensor) -> Tensor:
-        """One Gauss-Newton step."""
+    def step(self, flow: Tensor) -> Tensor:
+        """The flow after one Gauss-Newton step from another, both [B, N, 2]."""
+        residual = self.residual(flow)
         x, y = (self.across * residual).sum(1), (self.down * residual).sum(1)
         xx, xy, yy = self.inverse
         return flow - torch.stack((xx * x + xy * y, xy * x + yy * y), dim=-1)
+
+    def take(self, chosen: Tensor) -> _Patches:
+        """Those of each frame whose numbers are in ``chosen``, [B, K]."""
+        batch, count = chosen.shape
+        if count == self.template.shape[-1]:
+            return self
+        columns = chosen[:, None].expand(-1, PATCH**2, -1)
+        places = self.places.expand(batch, -1, -1, -1).gather(2, columns[..., None].expand(-1, -1, -1, 2))
+        xx, xy, yy = self.inverse
+        return _Patches(
+            self.template.gather(2, columns),
+            self.across.gather(2, columns),
+            self.down.gather(2, columns),
+            (xx.gather(1, chosen), xy.gather(1, chosen), yy.gather(1, chosen)),
+            places,
+            self.unit,
+            self.other,
+        )
+
+
+class _State:
+    """The best flow of every patch so far, while some of them look for better ones."""
+
+    def __init__(self, patches: _Patches, chosen: Tensor, best: Tensor, cost: Tensor) -> None:
+        """patches: those that look; chosen: their numbers, [B, K]; best, cost: of all patches, [B, N, 2] and [B, N]."""
+        self.patches = patches
+        self.chosen = chosen
+        self.best = best
+        self.cost = cost
+        self._looks = cost.gather(1, chosen) > PATCH**2 * NOISE
+        self._places = chosen[..., None].expand(-1, -1, 2)
+
+    def try_flows(self, tried: Tensor) -> None:
+        """Take these flows, [B, K, 2], where they fit better."""
+        costs = _cost(self.patches.residual(tried))
+        before = self.cost.gather(1, self.chosen)
+        better = self._looks & (costs < before)
+        taken = torch.where(better[..., None], tried, self.best.gather(1, self._places))
+        self.best = self.best.scatter(1, self._places, taken)
+        self.cost = self.cost.scatter(1, self.chosen, torch.where(better, costs, before))
+
+    def try_neighbours(self, rows: int, columns: int) -> None:
+        """Try the flows that the patches above, below, left and right have now."""
+        grid = self.best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
+        around = F.pad(grid, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+        for row, column in _SHIFTS:
+            shifted = around[:, row : row + rows, column : column + columns].reshape(self.best.shape)
+            self.try_flows(shifted.gather(1, self._places))
+
+    def step(self) -> None:
+        """``STEPS`` Gauss-Newton steps."""
+        flow = self.best.gather(1, self._places)
+        for _ in range(STEPS):
+            flow = self.patches.step(flow)
+            self.try_flows(flow)
 
 
 def _cost(residual: Tensor) -> Tensor:
@@ -146,16 +204,19 @@ def _search(first: Tensor, second: Tensor, flow: Tensor | None) -> Tensor:
         filled = F.pad(flow, (0, right, 0, below), mode="replicate")
         best = F.avg_pool2d(filled, CELL).flatten(2).transpose(1, 2).contiguous()
     cost = _cost(patches.residual(best))
-    if flow is None:
-        for tried in _displacements(first.device):
-            best, cost = _better(patches, best, cost, tried.expand_as(best))
-    for _ in range(ROUNDS):
-        best, cost = _from_neighbours(patches, best, cost, rows, columns)
-        stepped = best
-        for _ in range(STEPS):
-            stepped = patches.step(stepped, patches.residual(stepped))
-            best, cost = _better(patches, best, cost, stepped)
-    best, cost = _from_neighbours(patches, best, cost, rows, columns)
+    most = int((cost > PATCH**2 * NOISE).sum(1).max())
+    if most:
+        # As many of each frame: those that fit worst, so that one batch holds them all.
+        chosen = cost.topk(most, dim=1).indices.sort(dim=1).values
+        state = _State(patches.take(chosen), chosen, best, cost)
+        if flow is None:
+            for tried in _displacements(first.device):
+                state.try_flows(tried.expand(batch, most, 2))
+        for _ in range(ROUNDS):
+            state.try_neighbours(rows, columns)
+            state.step()
+        state.try_neighbours(rows, columns)
+        best, cost = state.best, state.cost
     misfit = patches.residual(best)
     weight = 1 / (misfit.abs_().clamp_(min=1.0) * (cost[:, None] / PATCH**2 + 4.0))
     moved = best.transpose(1, 2)[:, :, None]  # [B, 2, 1, N]
@@ -195,19 +256,3 @@ def _cut(first: Tensor, second: Tensor, rows: int, columns: int) -> _Patches:
         unit,
         second,
     )
-
-
-def _from_neighbours(patches: _Patches, best: Tensor, cost: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Try the flows that the patches above, below, left and right have; the next sees what the one before found."""
-    grid = best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
-    around = F.pad(grid, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
-    for row, column in _SHIFTS:
-        tried = around[:, row : row + rows, column : column + columns].reshape(best.shape)
-        best, cost = _better(patches, best, cost, tried)
-    return best, cost
-
-
-def _better(patches: _Patches, best: Tensor, cost: Tensor, tried: Tensor) -> tuple[Tensor, Tensor]:
-    costs = _cost(patches.residual(tried))
-    better = costs < cost
-    return torch.where(better[..., None], tried, best), torch.where(better, costs, cost)
