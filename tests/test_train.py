@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -51,16 +52,24 @@ def test_a_run_gives_weights_and_goes_on(clips: Path, tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "other" / "last.safetensors").provenance["samples"] == 2
 
 
-def test_an_interrupt_lets_the_step_end_and_saves(clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_its_processes_lets_the_step_end_and_saves(
+    number: signal.Signals, clips: Path, tmp_path: Path
+) -> None:
+    """As Ctrl-C in a terminal does it, or a service manager: a worker that dies of it would take the step along."""
     out = tmp_path / "run"
     command = ["train", "--data", clips, "-o", out, "--no-teacher", "--size", 64, "--batch", 2, "--minutes", 30]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ugsp_cli", *map(str, command)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "ugsp_cli", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not (out / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    time.sleep(2)  # the worker is there, and steps are taken
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "--resume goes on" in errors

@@ -378,6 +378,7 @@ class _Numbers(torch.utils.data.Sampler[int]):
 
 
 def _prepare_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may reach all processes; the main one decides
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory()
