@@ -94,6 +94,7 @@ JOBS = {
     "no-matching": Job(
         replace(BASE, net=replace(NET, matching_radius=(0, 0, 0, 0), matching_channels=(0, 0, 0, 0))), SHORT
     ),
+    "no-search": Job(replace(BASE, net=replace(NET, search=False)), SHORT),
     "no-synthetic": Job(replace(BASE, plan=BatchPlan(synthetic_first=0.0, synthetic_last=0.0)), SHORT),
     "no-teacher": Job(replace(BASE, plan=BatchPlan(teacher=False)), SHORT),
 }

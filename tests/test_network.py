@@ -11,7 +11,7 @@ import torch
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import checkpoint, matching, warp
 from ugsp_net.config import NetConfig
-from ugsp_net.masks import agreement, fixed_gate, gumbel_gate, hard_gate, keep_gate, still_blocks, to_grid
+from ugsp_net.masks import agreement, enlarge, fixed_gate, gumbel_gate, hard_gate, keep_gate, still_blocks, to_grid
 from ugsp_net.network import UGSP, Encoding, LevelState, found_at
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
@@ -122,6 +122,24 @@ def test_what_is_still_stays_as_it_is(block: int, backend: str) -> None:
     for mask in made.masks:
         assert not mask[0].any()
         assert mask[1].any()
+
+
+def test_what_moves_is_made_alike_in_its_rectangle_and_in_the_whole_picture() -> None:
+    """Rendering leaves out what is still; what it makes of the rest does not change."""
+    net, frames, t = small_net(), smooth_frames(4, 96, 160), torch.tensor([0.3, 0.6])
+    flow, out = torch.randn(2, 4, 48, 80), 0.3 * torch.randn(2, 8, 96, 160)
+    moving = torch.zeros(2, 1, 6, 10)
+    moving[0, 0, 1:3, 4:7], moving[1, 0, 2:5, 5], moving[1, 0, 4, 9] = 1, 1, 1
+    with torch.no_grad():
+        part = net._render(frames[:2], frames[2:], flow, out, t, moving)
+        whole = net._rendered(frames[:2], frames[2:], flow, out, t, (0, 0))
+        nothing = net._render(frames[:2], frames[2:], flow, out, t, torch.zeros_like(moving))[0]
+    inside, when = enlarge(moving, 16) > 0, t.view(-1, 1, 1, 1)
+    blended = torch.lerp(frames[:2], frames[2:], when)
+    still = blended, torch.zeros(2, 4, 96, 160), (1 - when).expand(2, 1, 96, 160)
+    for one, other, else_ in zip(part[:3], whole[:3], still, strict=True):
+        torch.testing.assert_close(one, torch.where(inside, other, else_), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(nothing, blended)
 
 
 def test_grid_of_blocks_averages_the_logits() -> None:

@@ -72,6 +72,17 @@ def enlarge(mask: Tensor, factor: int) -> Tensor:
     return mask.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
 
 
+def bounds(mask: Tensor) -> tuple[slice, slice] | None:
+    """Rows and columns of the smallest rectangle that holds all blocks of a mask in all pictures; None without any."""
+    spans = []
+    for dim in (3, 2):
+        there = mask.amax((0, 1, dim)).nonzero().flatten()
+        if not len(there):
+            return None
+        spans.append(slice(int(there[0]), int(there[-1]) + 1))
+    return spans[0], spans[1]
+
+
 def hard_gate(threshold: float = 0.0) -> Gate:
     """Inference: compute where the logit exceeds the threshold (0: where computing is the likelier class)."""
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
-from ugsp_net.masks import Gate, agreement, block_side, enlarge, still_blocks, to_grid
+from ugsp_net.masks import Gate, agreement, block_side, bounds, enlarge, still_blocks, to_grid
 from ugsp_net.refinement import Refinement
 from ugsp_net.search import STRIDE, flow_at, inverse_search
 from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
@@ -282,13 +282,36 @@ class UGSP(nn.Module):
         The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. moving:
         [B, 1, rows, columns], 0 where the flow and the residual are to be none.
         """
+        if moving is None or bool(moving.all()):
+            return self._rendered(frame0, frame1, flow, out, t, (0, 0))
+        # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
         when = t.view(-1, 1, 1, 1)
-        flow = 2 * upsample(flow) + out[:, :4] * self.pace(t)
-        if moving is not None and not moving.all():
-            whole = enlarge(moving, block_side(moving, *flow.shape[-2:]))
-            flow, out = flow * whole, out * whole
+        frame, blend = torch.lerp(frame0, frame1, when), (1 - when).expand_as(out[:, 4:5]).contiguous()
+        whole, warped = torch.zeros_like(out[:, :4]), (frame0.clone(), frame1.clone()) if self.refinement else None
+        box = bounds(moving)
+        if box is not None:
+            side = block_side(moving, *frame.shape[-2:])
+            rows, columns = (slice(side * span.start, side * span.stop) for span in box)
+            inside = enlarge(moving[:, :, box[0], box[1]], side) > 0
+            corner = rows.start, columns.start
+            made = self._rendered(frame0, frame1, flow, out[:, :, rows, columns], t, corner)
+            pairs = [(frame, made[0]), (whole, made[1]), (blend, made[2])]
+            if warped is not None:
+                pairs += zip(warped, made[3], strict=True)
+            for of_picture, part in pairs:
+                there = of_picture[:, :, rows, columns]
+                there.copy_(torch.where(inside, part, there))
+        return frame, whole, blend, warped or (frame0, frame1)
+
+    def _rendered(
+        self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor, corner: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """What ``_render`` makes of a rectangle in which everything may move. out: there; corner: its first row and
+        column, even."""
+        when = t.view(-1, 1, 1, 1)
+        flow = torch.addcmul(_enlarged_part(2 * flow, corner, out.shape[-2:]), out[:, :4], self.pace(t))
         blend = torch.sigmoid(out[:, 4:5] + torch.log((1 - when) / when))
-        warped0, warped1 = backward_warp(frame0, flow[:, :2]), backward_warp(frame1, flow[:, 2:])
+        warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
         return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend, (warped0, warped1)
 
     def pace(self, t: Tensor) -> Tensor:
@@ -366,6 +389,18 @@ class UGSP(nn.Module):
     def _refined(self, flow: Tensor, out: Tensor, t: Tensor, found: Tensor | None) -> LevelState:
         """What a level's output [B, 4 + C, H, W] makes of the flow that it was given."""
         return LevelState(flow + out[:, :4].float() * self.pace(t), out[:, 4:], found)
+
+
+def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int]) -> Tensor:
+    """A rectangle of ``upsample(values)``, without making the rest; its corner and its size are even."""
+    spans, cuts = [], []
+    for start, length, most in zip(corner, size, values.shape[-2:], strict=True):
+        first, last = start // 2, (start + length) // 2
+        # One more position on each side, as far as there is one: enlarging reaches there.
+        before, after = min(first, 1), min(most - last, 1)
+        spans.append(slice(first - before, last + after))
+        cuts.append(slice(2 * before, 2 * before + length))
+    return upsample(values[:, :, spans[0], spans[1]])[:, :, cuts[0], cuts[1]]
 
 
 def he_initialise(root: nn.Module) -> None:

@@ -10,20 +10,25 @@ STRIP = 1 << 21
 """Pixels that ``blend_enlarged`` makes at a time."""
 
 
-def backward_warp(source: Tensor, flow: Tensor, top: int = 0) -> Tensor:
+def backward_warp(source: Tensor, flow: Tensor, top: int = 0, left: int = 0) -> Tensor:
     """Read ``source`` where ``flow`` points to: ``out[x] = source[x + flow[x]]``.
 
-    source: [B, C, H, W], any float type; flow: [B, 2, h, W] fp32, (x, y) in positions of this map, for its rows from
-    ``top`` on. Bilinear; outside the picture the nearest border value. Returns [B, C, h, W] fp32: the grid is never
-    rounded to less, because bf16 has no half positions past 256 and fp16 overflows on wide frames.
+    source: [B, C, H, W], any float type; flow: [B, 2, h, w] fp32, (x, y) in positions of this map, for its rows from
+    ``top`` and its columns from ``left`` on. Bilinear; outside the picture the nearest border value. Returns
+    [B, C, h, w] fp32: the grid is never rounded to less, because bf16 has no half positions past 256 and fp16 overflows
+    on wide frames.
     """
     height, width = source.shape[-2:]
-    x = torch.arange(width, device=flow.device, dtype=torch.float32)  # [W]
-    y = torch.arange(top, top + flow.shape[-2], device=flow.device, dtype=torch.float32)[:, None]  # [h, 1]
+    across, down = 2 / max(width - 1, 1), 2 / max(height - 1, 1)
+    x = torch.arange(left, left + flow.shape[-1], device=flow.device, dtype=torch.float32) * across - 1  # [w]
+    y = torch.arange(top, top + flow.shape[-2], device=flow.device, dtype=torch.float32)[:, None] * down - 1  # [h, 1]
     flow = flow.float()
-    grid = torch.stack(
-        ((flow[:, 0] + x) * (2 / max(width - 1, 1)) - 1, (flow[:, 1] + y) * (2 / max(height - 1, 1)) - 1), dim=-1
-    )  # [B, H, W, 2]
+    if torch.is_grad_enabled():
+        grid = torch.stack((torch.add(x, flow[:, 0], alpha=across), torch.add(y, flow[:, 1], alpha=down)), dim=-1)
+    else:  # in one pass each
+        grid = flow.new_empty((flow.shape[0], *flow.shape[-2:], 2))
+        torch.add(x, flow[:, 0], alpha=across, out=grid[..., 0])
+        torch.add(y, flow[:, 1], alpha=down, out=grid[..., 1])
     return F.grid_sample(source.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
