@@ -24,16 +24,17 @@ BATCH = 256
 """Tiles convolved at once: fewer waste calls, more leave the cache."""
 
 PAYS_BELOW = {
-    torch.bfloat16: {2: 0.4, 4: 0.6, 8: 0.65},
+    torch.bfloat16: {2: 0.75, 4: 0.75, 8: 0.65},
     torch.float32: {2: 0.85, 4: 0.85, 8: 0.75},
 }
 """Share of a level's positions in tiles, by the type of the activations and the side of a block in positions, up to
 which tiles are faster than the dense level: about where the two took equal time at 1280x720 on two cores with masks of
 connected regions (levels of 96, 64 and 48 channels). Other sides take the nearest value, other types those of bf16.
 
-bf16: AVX512-BF16, when only the last level made its inputs in tiles; at a share of 0.2 tiles took 0.4, 0.35 and 0.34 of
-the dense level's time, at 1 they took 2.4, 1.6 and 1.5. fp32: AVX2, inputs included; at shares of 0.25, 0.2 and 0.2
-tiles took 0.33, 0.25 and 0.32, at 0.81, 0.75 and 0.75 they took 0.94, 0.89 and 1.01."""
+Inputs are included on both sides. bf16 (AVX512-BF16): at shares of 0.25, 0.2 and 0.2 tiles took 0.37, 0.30 and 0.34 of
+the dense level's time, at 0.68, 0.6 and 0.6 they took 0.87, 0.82 and 0.86, at 1 they took 1.25, 1.25 and 1.6; much the
+same at 1920x1080. fp32 (AVX2): at shares of 0.25, 0.2 and 0.2 they took 0.33, 0.25 and 0.32, at 0.81, 0.75 and 0.75 they
+took 0.94, 0.89 and 1.01."""
 
 
 def tile_mask(mask: Tensor, side: int) -> Tensor:
