@@ -33,8 +33,8 @@ connected regions (levels of 96, 64 and 48 channels). Other sides take the neare
 
 Inputs are included on both sides. bf16 (AVX512-BF16): at shares of 0.25, 0.2 and 0.2 tiles took 0.37, 0.30 and 0.34 of
 the dense level's time, at 0.68, 0.6 and 0.6 they took 0.87, 0.82 and 0.86, at 1 they took 1.25, 1.25 and 1.6; much the
-same at 1920x1080. fp32 (AVX2): at shares of 0.25, 0.2 and 0.2 they took 0.33, 0.25 and 0.32, at 0.81, 0.75 and 0.75 they
-took 0.94, 0.89 and 1.01."""
+same at 1920x1080. fp32 (AVX2): at shares of 0.25, 0.2 and 0.2 they took 0.33, 0.25 and 0.32, at 0.81, 0.75 and 0.75
+they took 0.94, 0.89 and 1.01."""
 
 
 def tile_mask(mask: Tensor, side: int) -> Tensor:
