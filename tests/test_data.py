@@ -25,7 +25,7 @@ from ugsp_net.training.device import DeviceBatches, crop_matrices, gather
 from ugsp_net.warp import backward_warp
 
 CPU = torch.device("cpu")
-PLAN = BatchPlan(size=64, batch=8, longest_span=4, largest_shift=0.125, teacher=False)
+PLAN = BatchPlan(size=64, context=0, batch=8, longest_span=4, largest_shift=0.125, teacher=False)
 
 
 # Folders of videos and pictures
@@ -411,6 +411,21 @@ def test_a_device_batch_is_one_of_the_others_kind(bank: ClipBank) -> None:
         DeviceBatches(ClipBank(bank.path, []), PLAN, 0, 9, CPU)
 
 
+def test_crops_lie_in_their_windows(bank: ClipBank) -> None:
+    """The search sees the whole window, and what it finds is cut where the frames are."""
+    plan = replace(PLAN, context=32)
+    for batch in (DeviceBatches(bank, plan, 7, 100, CPU)[0], Batches(bank, plan, 7, 100)[0]):
+        assert batch.frames.shape[-2:] == batch.flow.shape[-2:] == (96, 96)
+        assert not bool((batch.corner % 2).any())
+        assert 0 <= int(batch.corner.min()) < int(batch.corner.max()) <= 32
+        crops = batch.crops(batch.frames, 64)
+        assert crops.shape == (8, 3, 3, 64, 64)
+        y, x = batch.corner[5].tolist()
+        assert torch.equal(crops[5], batch.frames[5, ..., y : y + 64, x : x + 64])
+        halves = batch.crops(batch.flow[..., ::2, ::2], 64, 2)
+        assert torch.equal(halves, batch.crops(batch.flow, 64)[..., ::2, ::2])
+
+
 REAL = replace(PLAN, synthetic_first=0.0, synthetic_last=0.0, batch=16)
 
 
@@ -449,7 +464,8 @@ def test_batches_on_a_graphics_card(bank: ClipBank) -> None:
     device = torch.device("cuda")
     first, second = (DeviceBatches(bank, PLAN, 7, 100, device) for _ in range(2))
     assert same(first[13], second[13])
-    assert all(getattr(first[13], name).device.type == "cuda" for name in Batch.__dataclass_fields__)
+    on_host = {"corner"}  # plain numbers to cut by
+    assert all(getattr(first[13], name).device.type == "cuda" for name in {*Batch.__dataclass_fields__} - on_host)
     # Real samples are drawn with numpy, and are the processor's but for rounding.
     one, other = first[13], DeviceBatches(bank, PLAN, 7, 100, CPU)[13]
     assert torch.equal(one.real.cpu(), other.real)

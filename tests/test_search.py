@@ -36,10 +36,10 @@ def shifted(x: float, y: float, height: int = 192, width: int = 256) -> tuple[Te
 @pytest.mark.parametrize(("x", "y"), [(1.5, -0.5), (6, 3.5), (-21, 9), (44, -30.5)])
 def test_a_shift_is_found_both_ways(x: float, y: float) -> None:
     flow = STRIDE * inverse_search(*shifted(x, y))
-    assert flow.shape == (1, 4, 48, 64)
+    assert flow.shape == (1, 4, 96, 128)
     assert flow.dtype == torch.float32
     moved = torch.tensor([x, y, -x, -y], dtype=torch.float32)
-    inner = flow[0, :, 16:-16, 16:-16].flatten(1)
+    inner = flow[0, :, 32:-32, 32:-32].flatten(1)
     torch.testing.assert_close(inner.median(1).values, moved, atol=0.25, rtol=0)
     distance = (inner - moved[:, None]).abs()
     assert (distance < 1).float().mean() > 0.95
@@ -49,7 +49,7 @@ def test_a_shift_is_found_both_ways(x: float, y: float) -> None:
 def test_nothing_moves_in_equal_frames_of_any_size(height: int, width: int) -> None:
     frame = texture(height, width)
     flow = inverse_search(frame, frame)
-    assert flow.shape == (1, 4, height // 4, width // 4)
+    assert flow.shape == (1, 4, height // STRIDE, width // STRIDE)
     assert flow.abs().max() < 1e-5
 
 
@@ -66,8 +66,8 @@ def test_patches_that_fit_look_no_further() -> None:
     frame1 = frame0.clone()
     frame1[..., 128:] = moved[..., 128:]
     flow = STRIDE * inverse_search(frame0, frame1)
-    assert flow[0, :, :, :20].abs().mean() < 0.5
-    there = flow[0, :2, 8:-8, 40:-8].flatten(1).median(1).values
+    assert flow[0, :, :, :40].abs().mean() < 0.5
+    there = flow[0, :2, 16:-16, 80:-16].flatten(1).median(1).values
     torch.testing.assert_close(there, torch.tensor([9.0, -6.0]), atol=0.25, rtol=0)
 
 
@@ -113,8 +113,13 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(F, "grid_sample", counting)
     frames = texture(112, 208), texture(112, 208, seed=1)
     inverse_search(*frames)
-    steps = search.ROUNDS * search.STEPS
-    # Patches at a quarter, an eighth and a sixteenth of the size; at the last one all displacements are tried.
-    positions = 2 * search.PATCH**2 * (13 * 7 + 7 * 4 + 4 * 2)
-    assert read == positions * (2 + 4 * (search.ROUNDS + 1) + 2 * steps) + 2 * search.PATCH**2 * 4 * 2 * 25
-    assert search_macs(208, 112) == 6 * read + 2 * steps * positions
+    # Patches and rounds at a half, a quarter, an eighth and a sixteenth of the size; at the last one all displacements
+    # are tried.
+    compared = stepped = 0
+    for patches, rounds in ((26 * 14, 1), (13 * 7, 2), (7 * 4, 4), (4 * 2, 4)):
+        positions = 2 * search.PATCH**2 * patches
+        steps = rounds * search.STEPS
+        compared += positions * (2 + 4 * (rounds + 1) + 2 * steps)
+        stepped += positions * steps
+    assert read == compared + 2 * search.PATCH**2 * 4 * 2 * 25
+    assert search_macs(208, 112) == 6 * read + 2 * stepped

@@ -30,7 +30,7 @@ from ugsp_net.training.trainer import Trainer
 from ugsp_net.training.validation import Validation, hold_out
 
 CPU = torch.device("cpu")
-PLAN = BatchPlan(size=64, batch=4, longest_span=4, largest_shift=0.125, teacher=False)
+PLAN = BatchPlan(size=64, context=32, batch=4, longest_span=4, largest_shift=0.125, teacher=False)
 CONFIG = TrainConfig(net=SMALL, plan=PLAN, steps=6, warmup=2, prune_from=0.34)
 
 

@@ -35,7 +35,7 @@ def bank(tmp_path: Path) -> ClipBank:
     return ClipBank(path, shots)
 
 
-PLAN = BatchPlan(size=64, batch=4, longest_span=4, largest_shift=0.125, teacher=False)
+PLAN = BatchPlan(size=64, context=32, batch=4, longest_span=4, largest_shift=0.125, teacher=False)
 
 
 def test_synthetic_flow_fetches_the_frame_at_the_instant() -> None:
@@ -78,7 +78,7 @@ def test_a_batch_depends_on_its_number_alone(bank: ClipBank) -> None:
         assert torch.equal(one.t, other.t)
     assert not torch.equal(first[14].frames, first[13].frames)
     batch = first[0]
-    assert batch.frames.shape == (4, 3, 3, 64, 64)
+    assert batch.frames.shape == (4, 3, 3, 96, 96)
     assert batch.frames.dtype == torch.uint8
     assert bool(((batch.t > 0) & (batch.t < 1)).all())
 

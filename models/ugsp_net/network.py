@@ -62,7 +62,7 @@ class LevelState:
     feature: Tensor
     """[B, C, H / s, W / s]."""
     found: Tensor | None = None
-    """[B, 4, H / 4, W / 4] fp32: the flow that the search found, at the instant, in positions of stride 4. A level's
+    """[B, 4, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2. A level's
     flow is this and what the levels so far add. None in a network without a search."""
 
     def __getitem__(self, some: slice) -> LevelState:
@@ -71,13 +71,11 @@ class LevelState:
 
     def enlarged(self) -> Tensor:
         """The flow as the next finer level begins with it, in positions of that level: what the levels added is
-        enlarged, what the search found is taken as finely as it is known."""
+        enlarged, what the search found is taken as it is there."""
         flow = 2 * upsample(self.flow)
         if self.found is None:
             return flow
         here = self.found.shape[-1] // self.flow.shape[-1]
-        if here == 1:  # stride 4: there is nothing finer
-            return flow
         return flow - 2 * upsample(found_at(self.found, here)) + found_at(self.found, here // 2)
 
 
@@ -174,7 +172,7 @@ class UGSP(nn.Module):
         return Encoding(tuple(self.encoder(normalised)), context)
 
     def match(self, frame0: Tensor, frame1: Tensor) -> Tensor | None:
-        """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant.
+        """The pair's flow by search, [B, 4, H / 2, W / 2] fp32 as ``inverse_search`` returns it; serves every instant.
 
         None in a network without a search.
         """

@@ -3,13 +3,14 @@
 Patches of 8x8 positions, one for every 4x4, look for themselves in the other frame: coarse to fine, each from where the
 coarser ones and its neighbours ended, by Gauss-Newton steps whose gradients and Hessian come from the patch itself and
 are made once. The flow of a position is the mean over the patches that cover it, weighted by how well each fits there.
-The finest size is a quarter of the picture's. Where motion is plain this finds it to a fraction of a pixel, which a
+The finest size is half the picture's. Where motion is plain this finds it to a fraction of a pixel, which a
 network learns only from very many samples; where it is not, the network's levels mend it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -17,22 +18,24 @@ from torch.nn import functional as F
 
 from ugsp_net.warp import backward_warp
 
-STRIDE = 4
+STRIDE = 2
 """Image pixels between positions of the finest flow."""
 PATCH = 8
 """Side of a patch, positions."""
-CELL = 4
+CELL = PATCH // 2
 """Positions between patches: every position lies in four of them."""
 SMALLEST = 6
 """The picture is halved as long as its shorter side keeps so many positions."""
-ROUNDS = 2
-"""At each size: neighbours' flows are tried, then steps are taken."""
+ROUNDS = (1, 2, 4)
+"""At each size, the finest first and the last for all others: neighbours' flows are tried, then steps are taken. The
+smaller a size, the less a round costs and the more it changes."""
 STEPS = 1
 """Gauss-Newton steps of a round."""
 DAMPING = 64.0
 """Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
-NOISE = 0.25
-"""Mean squared difference, of 0 to 255, up to which a patch is where it belongs and looks no further."""
+NOISE = 2.0
+"""Mean squared difference, of 0 to 255, up to which a patch of the finest size is where it belongs and looks no
+further; a quarter of that at each smaller size, as noise is averaged."""
 REACH = 2
 """At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
 _MARGIN = (PATCH - CELL) // 2
@@ -42,25 +45,22 @@ _SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
 
 @torch.no_grad()
 def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
-    """Flow 0 -> 1 and 1 -> 0, (x, y) each, in positions of ``STRIDE`` pixels: [B, 4, H / 4, W / 4] fp32.
+    """Flow 0 -> 1 and 1 -> 0, (x, y) each, in positions of ``STRIDE`` pixels: [B, 4, H / 2, W / 2] fp32.
 
-    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
+    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 2. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        weights = 255 * frame0.new_tensor(_LUMA, dtype=torch.float32).view(1, 3, 1, 1)
-        small = torch.cat([F.avg_pool2d(frame.float(), STRIDE) for frame in (frame0, frame1)])
-        grey = (small * weights).sum(1, keepdim=True)
-        sizes = [grey]
+        sizes = [torch.cat([F.avg_pool2d(_luma(frame.float()), STRIDE) for frame in (frame0, frame1)])]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
             height, width = sizes[-1].shape[-2:]
             sizes.append(F.avg_pool2d(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate"), 2))
         flow: Tensor | None = None
-        for image in reversed(sizes):
+        for level, image in reversed(list(enumerate(sizes))):
             if flow is not None:
                 height, width = image.shape[-2:]
                 flow = 2 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
                 flow = flow[..., :height, :width]
-            flow = _search(image, torch.cat(image.chunk(2)[::-1]), flow)
+            flow = _search(image, torch.cat(image.chunk(2)[::-1]), flow, _rounds(level), NOISE / 4**level)
         assert flow is not None
         return torch.cat(flow.chunk(2), dim=1)
 
@@ -84,14 +84,27 @@ def search_macs(width: int, height: int) -> int:
     two more for a step.
     """
     width, height = width // STRIDE, height // STRIDE
-    compared = 2 + (ROUNDS + 1) * len(_SHIFTS) + 2 * ROUNDS * STEPS
-    each = 6 * compared + 2 * ROUNDS * STEPS
-    total = 0
+    total = level = 0
     while True:
+        rounds = _rounds(level)
+        compared = 2 + (rounds + 1) * len(_SHIFTS) + 2 * rounds * STEPS
+        each = 6 * compared + 2 * rounds * STEPS
         total += 2 * each * PATCH**2 * (-(-width // CELL)) * (-(-height // CELL))
         if min(width, height) < 2 * SMALLEST:
             return total + 12 * (2 * REACH + 1) ** 2 * PATCH**2 * (-(-width // CELL)) * (-(-height // CELL))
-        width, height = -(-width // 2), -(-height // 2)
+        width, height, level = -(-width // 2), -(-height // 2), level + 1
+
+
+def _luma(frame: Tensor) -> Tensor:
+    """[B, 3, H, W] of 0 to 1 -> [B, 1, H, W] of 0 to 255."""
+    red, green, blue = (255 * share for share in _LUMA)
+    grey = red * frame[:, :1]
+    return grey.add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
+
+
+def _rounds(level: int) -> int:
+    """At a size; 0: the finest."""
+    return ROUNDS[min(level, len(ROUNDS) - 1)]
 
 
 @dataclass(frozen=True)
@@ -147,37 +160,44 @@ class _Patches:
 class _State:
     """The best flow of every patch so far, while some of them look for better ones."""
 
-    def __init__(self, patches: _Patches, chosen: Tensor, best: Tensor, cost: Tensor) -> None:
-        """patches: those that look; chosen: their numbers, [B, K]; best, cost: of all patches, [B, N, 2] and [B, N]."""
-        self.patches = patches
-        self.chosen = chosen
-        self.best = best
-        self.cost = cost
-        self._looks = cost.gather(1, chosen) > PATCH**2 * NOISE
-        self._places = chosen[..., None].expand(-1, -1, 2)
+    def __init__(self, patches: _Patches, chosen: Tensor, best: Tensor, cost: Tensor, fits: float) -> None:
+        """patches: those that look; chosen: their numbers, [B, K]; best, cost: of all patches, [B, N, 2] and [B, N];
+        fits: the cost up to which one looks no further."""
+        self._patches = patches
+        self._all = best
+        self._chosen = None if chosen.shape == cost.shape else chosen[..., None].expand(-1, -1, 2)
+        self._flow = self._of_chosen(best)
+        self._cost = cost if self._chosen is None else cost.gather(1, chosen)
+        self._looks = self._cost > fits
+
+    @property
+    def best(self) -> Tensor:
+        """Of all patches, [B, N, 2]."""
+        return self._flow if self._chosen is None else self._all.scatter(1, self._chosen, self._flow)
+
+    def _of_chosen(self, flow: Tensor) -> Tensor:
+        return flow if self._chosen is None else flow.gather(1, self._chosen)
 
     def try_flows(self, tried: Tensor) -> None:
         """Take these flows, [B, K, 2], where they fit better."""
-        costs = _cost(self.patches.residual(tried))
-        before = self.cost.gather(1, self.chosen)
-        better = self._looks & (costs < before)
-        taken = torch.where(better[..., None], tried, self.best.gather(1, self._places))
-        self.best = self.best.scatter(1, self._places, taken)
-        self.cost = self.cost.scatter(1, self.chosen, torch.where(better, costs, before))
+        costs = _cost(self._patches.residual(tried))
+        better = self._looks & (costs < self._cost)
+        self._flow = torch.where(better[..., None], tried, self._flow)
+        self._cost = torch.where(better, costs, self._cost)
 
     def try_neighbours(self, rows: int, columns: int) -> None:
         """Try the flows that the patches above, below, left and right have now."""
-        grid = self.best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
-        around = F.pad(grid, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+        grid = self.best.view(-1, rows, columns, 2)
+        around = F.pad(grid.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
         for row, column in _SHIFTS:
-            shifted = around[:, row : row + rows, column : column + columns].reshape(self.best.shape)
-            self.try_flows(shifted.gather(1, self._places))
+            shifted = around[:, row : row + rows, column : column + columns].reshape(len(grid), -1, 2)
+            self.try_flows(self._of_chosen(shifted))
 
     def step(self) -> None:
         """``STEPS`` Gauss-Newton steps."""
-        flow = self.best.gather(1, self._places)
+        flow = self._flow
         for _ in range(STEPS):
-            flow = self.patches.step(flow)
+            flow = self._patches.step(flow)
             self.try_flows(flow)
 
 
@@ -192,8 +212,9 @@ def _displacements(device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps)
 
 
-def _search(first: Tensor, second: Tensor, flow: Tensor | None) -> Tensor:
+def _search(first: Tensor, second: Tensor, flow: Tensor | None, rounds: int, noise: float) -> Tensor:
     """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w]."""
+    fits = PATCH**2 * noise
     batch, _, height, width = first.shape
     rows, columns = -(-height // CELL), -(-width // CELL)
     below, right = rows * CELL - height, columns * CELL - width
@@ -204,27 +225,32 @@ def _search(first: Tensor, second: Tensor, flow: Tensor | None) -> Tensor:
         filled = F.pad(flow, (0, right, 0, below), mode="replicate")
         best = F.avg_pool2d(filled, CELL).flatten(2).transpose(1, 2).contiguous()
     cost = _cost(patches.residual(best))
-    most = int((cost > PATCH**2 * NOISE).sum(1).max())
+    most = int((cost > fits).sum(1).max())
     if most:
         # As many of each frame: those that fit worst, so that one batch holds them all.
         chosen = cost.topk(most, dim=1).indices.sort(dim=1).values
-        state = _State(patches.take(chosen), chosen, best, cost)
+        state = _State(patches.take(chosen), chosen, best, cost, fits)
         if flow is None:
             for tried in _displacements(first.device):
                 state.try_flows(tried.expand(batch, most, 2))
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             state.try_neighbours(rows, columns)
             state.step()
         state.try_neighbours(rows, columns)
-        best, cost = state.best, state.cost
+        best = state.best
     misfit = patches.residual(best)
-    weight = 1 / (misfit.abs_().clamp_(min=1.0) * (cost[:, None] / PATCH**2 + 4.0))
-    moved = best.transpose(1, 2)[:, :, None]  # [B, 2, 1, N]
-    planes = torch.cat((weight[:, None], weight[:, None] * moved), dim=1).flatten(0, 1)
-    size = (rows * CELL + 2 * _MARGIN, columns * CELL + 2 * _MARGIN)
-    summed = F.fold(planes, size, PATCH, stride=CELL).view(batch, 3, *size)
-    summed = summed[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
-    return summed[:, 1:] / summed[:, :1]
+    weight = 1 / ((_cost(misfit) / PATCH**2 + 4.0)[:, None] * misfit.abs_().clamp_(min=1.0))
+    # Every cell is covered by four quarters of patches; where they overlap, their sum: F.fold at a third of its time.
+    weight = weight.view(batch, 1, 2, CELL, 2, CELL, rows, columns)
+    moved = best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)[:, :, None, None]  # [B, 2, 1, 1, rows, columns]
+    summed = weight.new_zeros((batch, 3, CELL, CELL, rows + 1, columns + 1))
+    for down, across in product((0, 1), repeat=2):
+        quarter = weight[:, :, down, :, across]
+        there = summed[..., down : down + rows, across : across + columns]
+        there[:, :1] += quarter
+        there[:, 1:].addcmul_(quarter, moved)
+    flow = (summed[:, 1:] / summed[:, :1]).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+    return flow[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
 
 
 def _cut(first: Tensor, second: Tensor, rows: int, columns: int) -> _Patches:

@@ -27,14 +27,17 @@ class BatchPlan:
     """Side of the crops in pixels."""
     batch: int = 16
     """Samples per batch."""
-    synthetic_first: float = 0.5
+    synthetic_first: float = 0.3
     """Share of synthetic samples in the first batch; it falls linearly ..."""
-    synthetic_last: float = 0.2
+    synthetic_last: float = 0.15
     """... to this share in the last."""
     longest_span: int = 8
     """Source frames between the outer frames of a sample, at most."""
     largest_shift: float = 0.3125
     """Largest shift of a synthetic layer between the outer frames, as a share of the crop's side."""
+    context: int = 96
+    """Pixels around a crop, on both sides together, in which the search for its flow sees too: in a whole picture what
+    moves out of a crop is still there to be found."""
     still_share: float = 0.1
     """Share of real crops taken whether they move or not."""
     middle_only: bool = False
@@ -42,10 +45,15 @@ class BatchPlan:
     teacher: bool = True
     """Flow labels for real crops by an optical flow that sees the true frame (needs OpenCV)."""
 
+    @property
+    def window(self) -> int:
+        """Side of a crop with its context, in pixels."""
+        return self.size + self.context
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one step. B samples, crops of S pixels."""
+    """Samples of one step. B samples, windows of S pixels: crops with their context."""
 
     frames: Tensor
     """[B, 3, 3, S, S] uint8 RGB: the frames at 0, t and 1."""
@@ -57,6 +65,15 @@ class Batch:
     """[B, 1, S, S] fp16 in [0, 1]: how far the flow is believed."""
     real: Tensor
     """[B] bool: from a clip."""
+    corner: Tensor
+    """[B, 2] int64: first row and column of the crop in its window, even."""
+
+    def crops(self, values: Tensor, size: int, stride: int = 1) -> Tensor:
+        """The crops of so many pixels from [B, ..., S / stride, S / stride]."""
+        side = size // stride
+        corners = (self.corner // stride).tolist()
+        pairs = zip(values, corners, strict=True)
+        return torch.stack([window[..., y : y + side, x : x + side] for window, (y, x) in pairs])
 
 
 class Batches(Dataset[Batch]):
@@ -108,7 +125,7 @@ class Batches(Dataset[Batch]):
             middle = int(rng.integers(1, span)) if rng.random() < 0.6 and not plan.middle_only else span // 2
             # A cut of another size, brought to the crop's: other motions and other sharpness from the same clips.
             scale = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6)))) if rng.random() < 0.6 else 1.0
-            side = min(round(plan.size * scale), shot.height, shot.width)
+            side = min(round(plan.window * scale), shot.height, shot.width)
             y = int(rng.integers(0, shot.height - side + 1))
             x = int(rng.integers(0, shot.width - side + 1))
             crop = frames[[start, start + middle, start + span], y : y + side, x : x + side]
@@ -116,8 +133,10 @@ class Batches(Dataset[Batch]):
             if anything or 3.0 < change < 60.0 or attempt == 5:
                 break
         clip = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2)  # [3, 3, side, side]
-        if side != plan.size:
-            resized = F.interpolate(clip.float(), (plan.size, plan.size), mode="bilinear", antialias=side > plan.size)
+        if side != plan.window:
+            resized = F.interpolate(
+                clip.float(), (plan.window, plan.window), mode="bilinear", antialias=side > plan.window
+            )
             clip = resized.round().clamp(0, 255).to(torch.uint8)
         t = middle / span
         if rng.random() < 0.5:
@@ -137,13 +156,15 @@ class Batches(Dataset[Batch]):
             flow, trust = self._teacher.label(clip.numpy())
             labels = torch.from_numpy(flow).half()[None], torch.from_numpy(trust).half()[None, None]
         else:
-            labels = torch.zeros(1, 4, plan.size, plan.size).half(), torch.zeros(1, 1, plan.size, plan.size).half()
-        return Batch(clip[None], torch.tensor([t], dtype=torch.float32), *labels, torch.tensor([True]))
+            blank = torch.zeros(1, 5, plan.window, plan.window).half()
+            labels = blank[:, :4], blank[:, 4:]
+        when = torch.tensor([t], dtype=torch.float32)
+        return Batch(clip[None], when, *labels, torch.tensor([True]), corners(rng, plan, 1))
 
     def _synthetic(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Batch:
         """Layers with textures from clips."""
         plan = self.plan
-        full = plan.size + synthetic.MARGIN
+        full = plan.window + synthetic.MARGIN
         textures = torch.empty(count, synthetic.LAYERS, 3, full, full)
         for texture in textures.flatten(0, 1):
             shot = self._pick(rng)
@@ -157,7 +178,13 @@ class Batches(Dataset[Batch]):
                 cut = cut[torch.from_numpy(rng.permutation(3))]
             texture.copy_(cut)
         frames, t, flow = synthetic.random_scene(
-            textures.div_(255), plan.size, plan.largest_shift * plan.size, generator, plan.middle_only
+            textures.div_(255), plan.window, plan.largest_shift * plan.size, generator, plan.middle_only
         )
-        trust = torch.ones(count, 1, plan.size, plan.size).half()
-        return Batch(frames, t, flow, trust, torch.zeros(count, dtype=torch.bool))
+        trust = torch.ones(count, 1, plan.window, plan.window).half()
+        real = torch.zeros(count, dtype=torch.bool)
+        return Batch(frames, t, flow, trust, real, corners(rng, plan, count))
+
+
+def corners(rng: np.random.Generator, plan: BatchPlan, count: int) -> Tensor:
+    """``Batch.corner`` of so many samples, anywhere in their windows."""
+    return torch.from_numpy(2 * rng.integers(0, plan.context // 2 + 1, (count, 2)))

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ugsp_net.training import synthetic
 from ugsp_net.training.clips import ClipBank
-from ugsp_net.training.data import Batch, BatchPlan
+from ugsp_net.training.data import Batch, BatchPlan, corners
 
 CANDIDATES = 6
 """Crops that are looked at for each real sample; the first that moves is taken."""
@@ -70,7 +70,7 @@ class DeviceBatches(Dataset[Batch]):
 
     def _real(self, rng: np.random.Generator, count: int) -> Batch:
         """Augmented crops of real clips."""
-        plan, size = self.plan, self.plan.size
+        plan, size = self.plan, self.plan.window
         many = count * CANDIDATES
         shots = rng.choice(len(self._weights), many, p=self._weights)
         last = self._frames[shots] - 1
@@ -118,12 +118,13 @@ class DeviceBatches(Dataset[Batch]):
             torch.zeros(count, 4, size, size, dtype=torch.float16, device=self.device),
             torch.zeros(count, 1, size, size, dtype=torch.float16, device=self.device),
             torch.ones(count, dtype=torch.bool, device=self.device),
+            corners(rng, plan, count),
         )
 
     def _synthetic(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Batch:
         """Layers with textures from clips."""
         plan = self.plan
-        many, full = count * synthetic.LAYERS, plan.size + synthetic.MARGIN
+        many, full = count * synthetic.LAYERS, plan.window + synthetic.MARGIN
         shots = rng.choice(len(self._weights), many, p=self._weights)
         offsets = self._offsets[shots] + rng.integers(0, self._frames[shots]) * self._bytes(shots)
         sides = (full * rng.uniform(0.5, 1.5, many)).astype(np.int64)
@@ -133,9 +134,10 @@ class DeviceBatches(Dataset[Batch]):
         cuts = gather(self._flat, self._to(offsets), heights, widths, self._to(matrices), full).gather(1, order) / 255
         textures = cuts.view(count, synthetic.LAYERS, 3, full, full)
         largest = plan.largest_shift * plan.size
-        frames, t, flow = synthetic.random_scene(textures, plan.size, largest, generator, plan.middle_only)
-        trust = torch.ones(count, 1, plan.size, plan.size, dtype=torch.float16, device=self.device)
-        return Batch(frames, t, flow, trust, torch.zeros(count, dtype=torch.bool, device=self.device))
+        frames, t, flow = synthetic.random_scene(textures, plan.window, largest, generator, plan.middle_only)
+        trust = torch.ones(count, 1, plan.window, plan.window, dtype=torch.float16, device=self.device)
+        real = torch.zeros(count, dtype=torch.bool, device=self.device)
+        return Batch(frames, t, flow, trust, real, corners(rng, plan, count))
 
     def _cut(
         self,

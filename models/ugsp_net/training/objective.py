@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ugsp_net.masks import Gate, gumbel_gate
 from ugsp_net.network import UGSP, Encoding, Interpolation, channels_last
 from ugsp_net.precision import autocast
+from ugsp_net.search import STRIDE
 from ugsp_net.training import losses
 from ugsp_net.training.config import TrainConfig
 from ugsp_net.training.data import Batch
@@ -32,11 +33,15 @@ class Objective(nn.Module):
         """See the class."""
         config, net = self.config, self.net
         device = next(net.parameters()).device
-        frames = batch.frames.to(device, non_blocking=True).float() / 255
-        frame0, truth, frame1 = frames[:, 0], frames[:, 1], frames[:, 2]
+        windows = batch.frames.to(device, non_blocking=True).float() / 255
+        size = config.plan.size
+        motion = net.match(windows[:, 0], windows[:, 2])
+        if motion is not None:
+            motion = batch.crops(motion, size, STRIDE)
+        frame0, truth, frame1 = batch.crops(windows, size).unbind(1)
         t, real = batch.t.to(device, non_blocking=True), batch.real.to(device, non_blocking=True)
-        flow = batch.flow.to(device, non_blocking=True).float()
-        trust = batch.trust.to(device, non_blocking=True).float()
+        flow = batch.crops(batch.flow.to(device, non_blocking=True), size).float()
+        trust = batch.crops(batch.trust.to(device, non_blocking=True), size).float()
         pruned: Interpolation | None = None
         truth_encoding: Encoding | None = None
         with autocast(device, config.precision):
@@ -45,7 +50,7 @@ class Objective(nn.Module):
             first, second = encodings[:2]
             if len(encodings) > 2:
                 truth_encoding = encodings[2]
-            coarse = net.coarse(first, second, net.match(frame0, frame1), t)
+            coarse = net.coarse(first, second, motion, t)
             full = net.interpolate(frame0, frame1, first, second, coarse, t)
             if progress >= config.prune_from:
                 some = slice(0, None, max(1, round(1 / config.prune_share)))
