@@ -28,6 +28,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from figure import keep_curve
 from minterpolate import minterpolate_graph, pulled
 from numpy.typing import NDArray
 from rich.console import Console
@@ -263,6 +264,7 @@ def main() -> None:
     parser.add_argument("--methods", default="blend,minterpolate,dis,dense,pruned")
     parser.add_argument("--clips", default="", help="stems of clips, separated by commas; all when left out")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw PSNR over work for the methods keep=SHARE, as SVG")
     arguments = parser.parse_args()
     methods = arguments.methods.split(",")
     engines = {
@@ -330,6 +332,8 @@ def main() -> None:
         for t, values in rows.items():
             table.add_row(t, *(f"{values[method]:.2f}" for method in methods))
         Console(width=110).print(table)
+    if arguments.figure:
+        arguments.figure.write_text(keep_curve(means))
     if arguments.json:
         record = {
             "protocol": arguments.protocol,
