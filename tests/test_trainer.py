@@ -151,7 +151,7 @@ def one_of_two(rank: int, folder: Path, config: TrainConfig) -> None:
 
 
 # Of the whole batch's quantiles, labels by uncertainty see the mean of the processes'.
-@pytest.mark.parametrize(("labels", "tolerance"), [("change", 1e-4), ("uncertainty", 1e-2)])
+@pytest.mark.parametrize(("labels", "tolerance"), [("change", 1e-4), ("uncertainty", 5e-3)])
 def test_two_processes_are_one_with_twice_the_batch(
     labels: str, tolerance: float, bank: ClipBank, tmp_path: Path
 ) -> None:
@@ -160,7 +160,9 @@ def test_two_processes_are_one_with_twice_the_batch(
     torch.multiprocessing.spawn(one_of_two, (tmp_path, config), nprocs=2)
     both = replace(config, plan=replace(PLAN, batch=8))
     one = trained(both, bank, tmp_path / "one", dataset=Joined(Batches(bank, PLAN, 0, 12)))
-    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), rel=tolerance)
+    expected = losses(tmp_path / "one")
+    # The loss of the uncertainty passes through zero, where a share of it means nothing: it counts by the largest.
+    assert losses(tmp_path / "run") == pytest.approx(expected, abs=tolerance * max(map(abs, expected)), rel=0)
     assert one.samples == 48
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert state["samples"] == 48

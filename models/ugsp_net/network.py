@@ -14,7 +14,7 @@ from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import Gate, agreement, block_side, bounds, enlarge, still_blocks, to_grid
 from ugsp_net.refinement import Refinement
-from ugsp_net.search import STRIDE, flow_at, inverse_search
+from ugsp_net.search import CELL, STRIDE, flow_at, inverse_search
 from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
 from ugsp_net.warp import backward_warp, upsample
 
@@ -63,7 +63,8 @@ class LevelState:
     """[B, C, H / s, W / s]."""
     found: Tensor | None = None
     """[B, 4, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2. A level's
-    flow is this and what the levels so far add. None in a network without a search."""
+    flow is this and what the levels so far add: those at strides 16 and 8 add nothing. None in a network without a
+    search."""
 
     def __getitem__(self, some: slice) -> LevelState:
         """Part of the batch."""
@@ -191,7 +192,7 @@ class UGSP(nn.Module):
         else:
             flow = found_at(found, STRIDES[index] // STRIDE)
         inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
-        return self._refined(flow, run_level(self._level(index), inputs, None, "reference"), t, found)
+        return self._refined(index, flow, run_level(self._level(index), inputs, None, "reference"), t, found)
 
     def interpolate(
         self,
@@ -244,7 +245,7 @@ class UGSP(nn.Module):
                 inputs = self._inputs(index, first, second, above.feature, flow)
                 out = hidden = run_level(level, self._join(inputs, flow, t), mask, backend)
             if index > 0:
-                states.append(self._refined(flow, out, t, coarse.found))
+                states.append(self._refined(index, flow, out, t, coarse.found))
         if hidden is not None:  # [B, width, H / 2, W / 2]
             out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
         unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, moving)
@@ -264,7 +265,9 @@ class UGSP(nn.Module):
         height, width = frame0.shape[-2:]
         stride = width // state.flow.shape[-1]
         for index in range(STRIDES.index(stride) - 1, 0, -1):
-            flow = state.enlarged() + self._level(index).bias()[:, :4] * pace
+            flow = state.enlarged()
+            if self._bends(index):
+                flow = flow + self._level(index).bias()[:, :4] * pace
             state = LevelState(flow, state.feature, state.found)
         # A constant through the transposed convolution repeats every two pixels; its border does not matter here.
         constant = self._level(0).bias().to(self.dtype).repeat(1, 1, 4, 4)
@@ -384,9 +387,16 @@ class UGSP(nn.Module):
             start = end
         return rows.permute(0, 3, 1, 2)
 
-    def _refined(self, flow: Tensor, out: Tensor, t: Tensor, found: Tensor | None) -> LevelState:
+    def _bends(self, index: int) -> bool:
+        """Whether a level changes the flow: where a search found it, only those that are finer than what a patch of it
+        covers."""
+        return not self.config.search or STRIDES[index] < STRIDE * CELL
+
+    def _refined(self, index: int, flow: Tensor, out: Tensor, t: Tensor, found: Tensor | None) -> LevelState:
         """What a level's output [B, 4 + C, H, W] makes of the flow that it was given."""
-        return LevelState(flow + out[:, :4].float() * self.pace(t), out[:, 4:], found)
+        if self._bends(index):
+            flow = flow + out[:, :4].float() * self.pace(t)
+        return LevelState(flow, out[:, 4:], found)
 
 
 def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int]) -> Tensor:
