@@ -261,6 +261,24 @@ def test_flow_that_was_found_reaches_every_level() -> None:
     assert len(part.flow) == len(part.feature) == len(part.found) == 0
 
 
+@pytest.mark.parametrize("search", [True, False])
+@torch.no_grad()
+def test_only_levels_finer_than_a_patch_change_flow_that_was_found(search: bool) -> None:
+    net = UGSP(dataclasses.replace(NetConfig(), search=search)).eval()
+    frames = smooth_frames(2, 64, 96)
+    t = torch.tensor([0.4])
+    first, second = net.encode(frames).chunk(2)
+    coarse = net.coarse(first, second, net.match(frames[:1], frames[1:]), t)
+    states = net.interpolate(frames[:1], frames[1:], first, second, coarse, t).states
+    if coarse.found is None:
+        assert all(bool(state.flow.any()) for state in states)
+        return
+    same = [
+        torch.allclose(s.flow, found_at(coarse.found, n), atol=1e-5) for s, n in zip(states, (8, 4, 2), strict=True)
+    ]
+    assert same == [True, True, False]
+
+
 @pytest.mark.parametrize("factor", [2, 4])
 @pytest.mark.parametrize("strip", [1, 700, 1 << 30])
 def test_flow_of_a_smaller_size_moves_the_whole_frames(
