@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,11 @@ def one_prediction(width: int, height: int, scale: float, precision: str, batch:
         engine._portions.shrink(height, width)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    requests = [Request(left, right, 0.5) for left, right in pairwise(frames)]
+    around = [None, *frames, None]
+    requests = [
+        Request(left, right, 0.5, before, after)
+        for before, left, right, after in zip(around, frames, frames[1:], around[3:], strict=False)
+    ]
     for first in range(0, len(requests), batch):
         engine.interpolate(requests[first : first + batch])
     windows = engine._portions.windows(height, width)

@@ -196,7 +196,8 @@ def run_dis(task: Task) -> list[Picture]:
 
 def run_network(engine: Interpolator, task: Task) -> tuple[list[Picture], float]:
     engine.reset()
-    requests = [Request(task.kept[i], task.kept[i + 1], float(t)) for i, t, _ in task.wanted]
+    around = [None, *task.kept, None]
+    requests = [Request(*around[i + 1 : i + 3], float(t), around[i], around[i + 3]) for i, t, _ in task.wanted]
     made = []
     for start in range(0, len(requests), engine.batch_size):
         made += engine.interpolate(requests[start : start + engine.batch_size])

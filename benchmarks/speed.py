@@ -65,10 +65,12 @@ class Outcome:
 def requests(frames: list[Frame], rate: Fraction) -> Iterator[tuple[Request, Fraction]]:
     """What the tool would ask for, and the instants in seconds."""
     timeline = Timeline(rate)
+    around = [None, *frames, None]
     for frame in frames:
         for slot in timeline.push(frame.time, cut=False, duplicate=frame.duplicate):
             if slot.kind == "interpolated":
-                yield Request(frames[slot.source], frames[slot.source + 1], float(slot.t)), slot.time
+                before, left, right, after = around[slot.source : slot.source + 4]
+                yield Request(left, right, float(slot.t), before, after), slot.time
 
 
 def run(engine: Interpolator, wanted: list[Request], masks: bool = False) -> tuple[float, list[Made]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.media import ColourTags, PixelLayout
 from ugsp_net import checkpoint
 from ugsp_net.cost import network_cost
-from ugsp_net.network import Encoding
+from ugsp_net.network import Encoding, LevelState
 
 LAYOUT = PixelLayout("yuv420p", 8, 1, 1, 3)
 COLOUR = ColourTags(1, 1, 1, 1)
@@ -43,6 +43,17 @@ def frame(index: int, width: int = 100, height: int = 70, layout: PixelLayout = 
     return Frame(index, Fraction(index, 24), tuple(planes), layout, COLOUR, 0.0, False)
 
 
+def stream(count: int, instants: Sequence[float], around: bool = True) -> list[Request]:
+    """What a video of so many frames asks for."""
+    frames = [frame(index) for index in range(count)]
+    known = [None, *(frames if around else [None] * count), None]
+    return [
+        Request(frames[index], frames[index + 1], t, known[index], known[index + 3])
+        for index in range(count - 1)
+        for t in instants
+    ]
+
+
 def test_planes_come_back_in_the_sources_size_and_depth(weights: str) -> None:
     engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32"))
     for layout in (LAYOUT, PixelLayout("yuv444p10le", 10, 0, 0, 3), PixelLayout("gray", 8, 0, 0, 1)):
@@ -64,12 +75,45 @@ def test_each_frame_is_encoded_once_and_each_pair_matched_once(weights: str, mon
             return original(*arguments)  # type: ignore[operator]
 
         monkeypatch.setattr(engine._net, name, count)
-    frames = [frame(index) for index in range(5)]
-    requests = [Request(frames[index], frames[index + 1], t) for index in range(4) for t in (0.2, 0.4, 0.6)]
-    made = [one for request in requests for one in engine.interpolate([request])]
-    assert calls == {"encode": 5, "match": 4}
     cost = network_cost(SMALL, 112, 80)
-    assert sum(one.dense_macs for one in made) == 5 * cost.encode + 4 * cost.match + 12 * cost.dense
+    for around in (False, True):
+        engine.reset()
+        calls.update(encode=0, match=0)
+        made = [one for request in stream(5, (0.2, 0.4, 0.6), around) for one in engine.interpolate([request])]
+        assert calls == {"encode": 5, "match": 4}
+        assert sum(one.dense_macs for one in made) == 5 * cost.encode + 4 * cost.match + 12 * cost.dense
+        assert sum(one.performed_macs for one in made) >= 5 * cost.encode + 4 * cost.match
+
+
+def falling(index: int) -> Frame:
+    """A pattern that has fallen by three pixels times the square of the frame's number."""
+    way = 3 * index**2
+    y, x = np.mgrid[0:128, 0:128]
+    luma = 128 + 40 * np.sin(x / 7 + 2 * np.sin((y - way) / 11)) + 40 * np.cos((y - way) / 6 + np.sin(x / 9))
+    grey = np.full((64, 64), 128, np.uint8)
+    return Frame(index, Fraction(index, 24), (luma.round().astype(np.uint8), grey, grey), LAYOUT, COLOUR, 0.0, False)
+
+
+def test_frames_before_and_after_bend_the_motion(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless they are too far away to tell, or show the same picture again."""
+    engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32"))
+    seen: list[float] = []
+    original = engine._net.coarse
+
+    def coarse(first: Encoding, second: Encoding, found: torch.Tensor, t: torch.Tensor) -> LevelState:
+        seen.append(2 * float(found[0, 1, 16:-16, 16:-16].median()))
+        return original(first, second, found, t)
+
+    monkeypatch.setattr(engine._net, "coarse", coarse)
+    before, left, right, after = (falling(index) for index in range(1, 5))
+    again = replace(left, index=1, time=before.time), replace(right, index=4, time=after.time)
+    long_ago = replace(before, time=Fraction(-1))
+    for around in ((None, None), (before, after), (long_ago, None), again):
+        engine.reset()
+        engine.interpolate([Request(left, right, 0.5, *around)])
+    # From 12 pixels to 27; the half way in time is 18.75.
+    assert seen == pytest.approx([-7.5, -6.75, -7.5, -7.5], abs=0.15)
+    assert seen[0] == seen[2] == seen[3]
 
 
 @pytest.mark.parametrize("size", [1, 8])

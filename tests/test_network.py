@@ -110,7 +110,7 @@ def test_what_is_still_stays_as_it_is(block: int, backend: str) -> None:
     first, second = frames, frames.clone()
     second[1, :, 32:48, 32:48] = 0.5
     encodings = net.encode(first), net.encode(second)
-    coarse = net.coarse(*encodings, net.match(first, second), t)
+    coarse = net.coarse(*encodings, net.find(first, second, t), t)
     coarse = dataclasses.replace(coarse, flow=coarse.flow + 1)  # 16 pixels everywhere, as if something may pass
     with torch.no_grad():
         made = net.interpolate(first, second, *encodings, coarse, t, lambda logits, parent: parent, backend)  # type: ignore[arg-type, return-value]
@@ -130,10 +130,11 @@ def test_what_moves_is_made_alike_in_its_rectangle_and_in_the_whole_picture() ->
     flow, out = torch.randn(2, 4, 48, 80), 0.3 * torch.randn(2, 8, 96, 160)
     moving = torch.zeros(2, 1, 6, 10)
     moving[0, 0, 1:3, 4:7], moving[1, 0, 2:5, 5], moving[1, 0, 4, 9] = 1, 1, 1
+    found = torch.randn(2, 5, 48, 80)
     with torch.no_grad():
-        part = net._render(frames[:2], frames[2:], flow, out, t, moving)
-        whole = net._rendered(frames[:2], frames[2:], flow, out, t, (0, 0))
-        nothing = net._render(frames[:2], frames[2:], flow, out, t, torch.zeros_like(moving))[0]
+        part = net._render(frames[:2], frames[2:], flow, out, t, found, moving)
+        whole = net._rendered(frames[:2], frames[2:], flow, out, t, found, (0, 0))
+        nothing = net._render(frames[:2], frames[2:], flow, out, t, found, torch.zeros_like(moving))[0]
     inside, when = enlarge(moving, 16) > 0, t.view(-1, 1, 1, 1)
     blended = torch.lerp(frames[:2], frames[2:], when)
     still = blended, torch.zeros(2, 4, 96, 160), (1 - when).expand(2, 1, 96, 160)
@@ -159,7 +160,7 @@ def test_a_frame_is_encoded_alone() -> None:
 def test_steps_equal_forward() -> None:
     net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.3])
     first, second = net.encode(frames[:1]), net.encode(frames[1:])
-    coarse = net.coarse(first, second, net.match(frames[:1], frames[1:]), t)
+    coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], t), t)
     steps = net.interpolate(frames[:1], frames[1:], first, second, coarse, t)
     torch.testing.assert_close(steps.frame, net(frames[:1], frames[1:], t).frame)
 
@@ -241,7 +242,7 @@ def test_pairs_of_a_batch_do_not_mix() -> None:
     joined = Encoding.join([*first.chunk(2), *second.chunk(2)])
     for together, apart in zip(net.encode(frames).features, joined.features, strict=True):
         torch.testing.assert_close(together, apart)
-    state = net.coarse(first, second, net.match(frames[:2], frames[2:]), t)
+    state = net.coarse(first, second, net.find(frames[:2], frames[2:], t), t)
     assert state.flow.shape == (2, 4, 3, 5)
     alone = net(frames[1:2], frames[3:4], t[1:])
     torch.testing.assert_close(net(frames[:2], frames[2:], t).frame[1:], alone.frame, atol=1e-5, rtol=1e-4)
@@ -268,7 +269,7 @@ def test_only_levels_finer_than_a_patch_change_flow_that_was_found(search: bool)
     frames = smooth_frames(2, 64, 96)
     t = torch.tensor([0.4])
     first, second = net.encode(frames).chunk(2)
-    coarse = net.coarse(first, second, net.match(frames[:1], frames[1:]), t)
+    coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], t), t)
     states = net.interpolate(frames[:1], frames[1:], first, second, coarse, t).states
     if coarse.found is None:
         assert all(bool(state.flow.any()) for state in states)

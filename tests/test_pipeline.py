@@ -141,6 +141,29 @@ def test_requests_come_in_batches_and_order(tmp_path: Path) -> None:
     assert all(request.right.index == request.left.index + 1 for request in engine.requests)
 
 
+def around(engine: FakeEngine) -> dict[int, tuple[int | None, int | None]]:
+    """Of each pair's first frame: the frames before and after the pair."""
+    return {
+        request.left.index: (
+            None if request.before is None else request.before.index,
+            None if request.after is None else request.after.index,
+        )
+        for request in engine.requests
+    }
+
+
+def test_requests_bring_the_frames_before_and_after(tmp_path: Path) -> None:
+    """But not across a cut, and not repeated ones."""
+    engine = FakeEngine(batch_size=3)
+    run_job(job_to(tmp_path, make_clip(tmp_path / "in.mp4", Clip(6, Fraction(30), cut=3))), engine, SilentDisplay())
+    assert around(engine) == {0: (None, 2), 1: (0, None), 3: (None, 5), 4: (3, None)}
+    repeated = Clip(8, Fraction(30), codec="ffv1", content=lambda number: min(number, max(3, number - 1)))
+    engine = FakeEngine(batch_size=1)
+    source = make_clip(tmp_path / "in.mkv", repeated)  # frame 4 shows frame 3 again
+    run_job(job_to(tmp_path, source, overwrite=True), engine, SilentDisplay())
+    assert around(engine) == {0: (None, 2), 1: (0, 3), 2: (1, None), 4: (None, 6), 5: (4, 7), 6: (5, None)}
+
+
 def test_frames_are_written_in_their_places(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", Clip(5, Fraction(30), codec="ffv1"))
     run_job(job_to(tmp_path, source, output=tmp_path / "out.mkv", encode=LOSSLESS), FakeEngine(), SilentDisplay())

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import search
-from ugsp_net.search import STRIDE, flow_at, inverse_search, search_macs
+from ugsp_net.search import STRIDE, inverse_search, search_macs
 
 
 def texture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -86,19 +86,6 @@ def test_pairs_of_a_batch_are_searched_by_themselves_and_in_fp32() -> None:
 def test_learning_does_not_reach_into_the_search() -> None:
     frame0, frame1 = shifted(2, 1, 64, 64)
     assert not inverse_search(frame0.requires_grad_(), frame1).requires_grad
-
-
-def test_flow_is_carried_to_the_instant() -> None:
-    """Where everything moves alike, each part is its share of the way; a thing that moves is where it is by then."""
-    flow = torch.tensor([8.0, -4.0, -8.0, 4.0]).view(1, 4, 1, 1).expand(1, 4, 12, 40)
-    at = flow_at(flow, torch.tensor([0.25]))
-    torch.testing.assert_close(at[0, :, 0, 0], torch.tensor([-2.0, 1.0, 6.0, -3.0]))
-    # A bar 8 wide moves by 8 from column 8 to 16 over ground that stands still.
-    flow = torch.zeros(1, 4, 12, 40)
-    flow[:, 0, :, 8:16], flow[:, 2, :, 16:24] = 8, -8
-    at = flow_at(flow, torch.tensor([0.5]))
-    torch.testing.assert_close(at[0, :, 6, 13:19], torch.tensor([-4.0, 0, 4.0, 0])[:, None].expand(4, 6))
-    assert at[0, :, :, :8].abs().max() == at[0, :, :, 24:].abs().max() == 0
 
 
 def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_whole_network_tiles_equal_reference(block: int, activation: str) -> Non
     net, frames = small_net(config), smooth_frames(4, 96, 160)
     t = torch.tensor([0.5, 0.3])
     first, second = net.encode(frames[:2]), net.encode(frames[2:])
-    coarse = net.coarse(first, second, net.match(frames[:2], frames[2:]), t)
+    coarse = net.coarse(first, second, net.find(frames[:2], frames[2:], t), t)
     grid = (96 // block, 160 // block)
     masks = [(torch.rand(2, 1, *grid) < share).float() for share in (0.8, 0.6, 0.6)]
     expected = net.interpolate(frames[:2], frames[2:], first, second, coarse, t, fixed_gate(masks))
@@ -163,7 +163,7 @@ def test_levels_in_tiles_from_end_to_end_equal_reference(
     masks[pruned] = chosen
     with torch.inference_mode():
         first, second = net.encode(frames[:3]), net.encode(frames[3:])
-        coarse = net.coarse(first, second, net.match(frames[:3], frames[3:]), t)
+        coarse = net.coarse(first, second, net.find(frames[:3], frames[3:], t), t)
         whole, tiles = (
             net.interpolate(frames[:3], frames[3:], first, second, coarse, t, fixed_gate(masks), backend)
             for backend in ("reference", "tiles")
@@ -198,7 +198,7 @@ def test_a_bf16_network_in_tiles_is_as_near_as_the_reference() -> None:
         net = small_net().to(dtype)
         with torch.inference_mode():
             first, second = net.encode(frames[:1]), net.encode(frames[1:])
-            coarse = net.coarse(first, second, net.match(frames[:1], frames[1:]), t)
+            coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], t), t)
             gate = fixed_gate(masks)
             return net.interpolate(frames[:1], frames[1:], first, second, coarse, t, gate, backend).frame
 
@@ -212,7 +212,7 @@ def test_a_bf16_network_in_tiles_is_as_near_as_the_reference() -> None:
 def test_hard_gate_masks_serve_both_backends() -> None:
     net, frames, t = small_net(), smooth_frames(2, 64, 64), torch.tensor([0.5])
     first, second = net.encode(frames[:1]), net.encode(frames[1:])
-    coarse = net.coarse(first, second, net.match(frames[:1], frames[1:]), t)
+    coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], t), t)
     made = [
         net.interpolate(frames[:1], frames[1:], first, second, coarse, t, hard_gate(), backend)
         for backend in ("reference", "tiles")

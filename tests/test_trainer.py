@@ -182,10 +182,18 @@ def test_validation_measures_what_it_says(bank: ClipBank) -> None:
     cost = network_cost(SMALL, 128, 96)
     wanted: dict[str, list[float]] = {"psnr": [], "psnr_pruned": [], "skipped": []}
     for example in validation.examples:
-        frames = bank.frames(example.shot)[example.first : example.first + 3]
-        first, truth, last = (torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 255 for frame in frames)
+        half, shot = example.span // 2, bank.frames(example.shot)
+        numbers = [example.first + step * half for step in (-2, 0, 1, 2, 4)]
+        before, first, truth, last, after = (
+            torch.from_numpy(shot[number].copy()).permute(2, 0, 1)[None].float() / 255
+            if 0 <= number < len(shot)
+            else None
+            for number in numbers
+        )
+        assert truth is not None
         with torch.no_grad(), autocast(CPU, "auto"):
-            full, pruned = (net(first, last, torch.tensor([0.5]), gate) for gate in (None, hard_gate()))
+            gates = None, hard_gate()
+            full, pruned = (net(first, last, torch.tensor([0.5]), gate, before, after) for gate in gates)
         for name, made in (("psnr", full), ("psnr_pruned", pruned)):
             rounded = (made.frame.clamp(0, 1) * 255).round()
             error = float((rounded - truth * 255).square().mean())

@@ -159,7 +159,7 @@ def test_no_mask_is_dense() -> None:
 def test_whole_network() -> None:
     net, frames, t = small_net().to(DEVICE), smooth_frames(2, 32, 32).to(DEVICE), torch.tensor([0.3], device=DEVICE)
     first, second = net.encode(frames[:1]), net.encode(frames[1:])
-    coarse = net.coarse(first, second, net.match(frames[:1], frames[1:]), t)
+    coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], t), t)
     masks = [torch.tensor(rows).view(1, 1, 2, 2) for rows in ([1.0, 1, 1, 1], [1.0, 0, 1, 1], [0.0, 1, 1, 0])]
     with torch.inference_mode():
         reference, made = (

@@ -42,7 +42,7 @@ def student(height: int = 64, width: int = 96) -> tuple[UGSP, Tensor, Interpolat
     """A network with gradients, its two frames, what it made of them, and their encodings."""
     net, frames = small_net().requires_grad_(True), smooth_frames(2, height, width)
     first, second = net.encode(frames).chunk(2)
-    coarse = net.coarse(first, second, net.match(*frames.chunk(2)), HALF)
+    coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], HALF), HALF)
     return net, frames, net.interpolate(frames[:1], frames[1:], first, second, coarse, HALF), first, second
 
 
@@ -125,7 +125,7 @@ def test_pruned_refine_equals_reference(activation: str, monkeypatch: pytest.Mon
     net = refine_net(dataclasses.replace(REFINE, activation=activation))
     frames, t = smooth_frames(4, 48, 80), torch.tensor([0.5, 0.3])
     first, second = net.encode(frames).chunk(2)
-    coarse = net.coarse(first, second, net.match(*frames.chunk(2)), t)
+    coarse = net.coarse(first, second, net.find(frames[:2], frames[2:], t), t)
     torch.manual_seed(0)
     masks = [(torch.rand(2, 1, 3, 5) < share).float() for share in (0.8, 0.6, 0.6)]
     expected = net.interpolate(frames[:2], frames[2:], first, second, coarse, t, fixed_gate(masks))

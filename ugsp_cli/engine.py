@@ -26,6 +26,7 @@ from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.masks import Gate, agreement, enlarge, hard_gate, keep_gate
 from ugsp_net.network import UGSP, Encoding, channels_last
+from ugsp_net.paths import carry, trace
 from ugsp_net.precision import has_fast_bf16
 from ugsp_net.sparse import BACKENDS, why_not
 from ugsp_net.warp import blend_enlarged
@@ -33,6 +34,10 @@ from ugsp_net.warp import blend_enlarged
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+LONGEST_GAP = 2.5
+"""Times as far away as the frames of a pair are from each other, or as near, that a frame before or after tells of how
+they move: a pause between shots says nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,10 @@ class Request:
     right: Frame
     t: float
     """Between left (0) and right (1), both excluded."""
+    before: Frame | None = None
+    """The frame before left, where it is of the same scene: it tells whether motion bends, and what left shows last."""
+    after: Frame | None = None
+    """The same after right."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,18 @@ class _Source:
     """Whether its encoding is still to be charged to the dense network."""
 
 
+@dataclass
+class _Pair:
+    """Two source frames of which one follows the other."""
+
+    still: bool
+    """Whether nothing moves between them."""
+    flow: Tensor | None = None
+    """From ``UGSP.match``; None until it is needed, and in a network without a search."""
+    owed: bool = True
+    """Whether the search is still to be charged to the dense network."""
+
+
 class Interpolator:
     """A loaded network that makes frames. Not thread-safe: one thread calls it."""
 
@@ -128,8 +149,9 @@ class Interpolator:
         self.notes = self._portions.notes
         """What the user should know of the frames since ``reset``."""
         self._sources: OrderedDict[int, _Source] = OrderedDict()
-        self._motions: OrderedDict[tuple[int, int], Tensor | None] = OrderedDict()
-        self._still: OrderedDict[tuple[int, int], bool] = OrderedDict()
+        self._pairs: OrderedDict[tuple[int, int], _Pair] = OrderedDict()
+        self._paths: OrderedDict[tuple[int | None, ...], Tensor] = OrderedDict()
+        self._searches = 0
         self._cost: Cost | None = None
 
     @property
@@ -154,7 +176,7 @@ class Interpolator:
     def interpolate(self, requests: Sequence[Request], masks: bool = False) -> list[Made]:
         """Make frames, in the order asked for. All frames have one size. masks: whether to hand out the masks too.
 
-        Each source frame is encoded once and each pair is matched once, as long as their requests are near each other.
+        Each source frame is encoded once and each pair is searched once, as long as their requests are near each other.
         With pruning, pairs in which nothing moves are blended, and nothing is computed.
         Where memory runs out, fewer frames are made at once, then in windows, then the network sees smaller ones;
         ``notes`` tells. Raises UgspError where that does not help.
@@ -188,8 +210,8 @@ class Interpolator:
     def _let_go(self) -> None:
         """Forget all frames and hand back their memory."""
         self._sources.clear()
-        self._motions.clear()
-        self._still.clear()
+        self._pairs.clear()
+        self._paths.clear()
         self._cost = None
         release_freed_memory()
         if self._device.type == "cuda":
@@ -202,32 +224,32 @@ class Interpolator:
         whole = len(windows) == 1
         due, spent = [], []
         pairs = []
-        motions = []
+        paths = []
         for request in requests:
+            around = self._around(request)
             pair = self._source(request.left), self._source(request.right)
             cost = self._sized_cost(pair[0])
             pairs.append(pair)
-            due.append(self._due(request))
+            due.append(self._due(request, around))
             spent.append(0)
             for source in pair:
                 if whole and source.encoding is None:
                     source.encoding = net.encode(source.small)
                     spent[-1] += cost.encode
-            key = _key(request)
-            if key not in self._motions:
-                self._motions[key] = net.match(pair[0].small, pair[1].small)
-                spent[-1] += cost.match
-            motions.append(self._motions[key])
+            if net.config.search:
+                searched = self._searches
+                paths.append(self._traced(request, around))
+                spent[-1] += (self._searches - searched) * cost.match
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
         t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
         factor = self._portions.factor(height, width)
-        motion = None if motions[0] is None else _joined([item for item in motions if item is not None])
+        found = carry(_joined(paths), t) if paths else None
         if whole:
             encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
-            seen = see(net, frames, encodings, motion, t, self._gate, backend)
+            seen = see(net, frames, encodings, found, t, self._gate, backend)
         else:
-            seen = see_in_windows(net, frames, motion, t, self._gate, backend, windows, with_motion=factor > 1)
+            seen = see_in_windows(net, frames, found, t, self._gate, backend, windows, with_motion=factor > 1)
         active = torch.ones(len(requests), len(PRUNED))
         if seen.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()
@@ -286,32 +308,83 @@ class Interpolator:
             self._cost = network_cost(self._net.config, source.small.shape[-1], source.small.shape[-2])
         return self._cost
 
-    def _due(self, request: Request) -> int:
+    def _pair(self, left: Frame, right: Frame) -> _Pair:
+        """Two frames together, from the cache or for it."""
+        key = left.index, right.index
+        if key not in self._pairs:
+            side = self._net.config.grid_stride(PRUNED[0])
+            same = agreement(self._source(left).small, self._source(right).small, side)
+            self._pairs[key] = _Pair(bool(same.all()))
+        self._pairs.move_to_end(key)
+        return self._pairs[key]
+
+    def _around(self, request: Request) -> tuple[Frame | None, Frame | None]:
+        """The frames before and after that tell something: a repeated one does not say when it was taken."""
+        gap = request.right.time - request.left.time
+
+        def tells(left: Frame, right: Frame) -> bool:
+            apart = right.time - left.time
+            return gap / LONGEST_GAP <= apart <= gap * LONGEST_GAP and not self._pair(left, right).still
+
+        before, after = request.before, request.after
+        if gap <= 0 or not self._net.config.search:
+            return None, None
+        return (
+            before if before is not None and tells(before, request.left) else None,
+            after if after is not None and tells(request.right, after) else None,
+        )
+
+    def _traced(self, request: Request, around: tuple[Frame | None, Frame | None]) -> Tensor:
+        """The paths of a pair's points, from the cache or for it."""
+        before, after = around
+        left, right = request.left, request.right
+        key = tuple(None if frame is None else frame.index for frame in (before, left, right, after))
+        if key not in self._paths:
+            gap = right.time - left.time
+            flow_before = None if before is None else self._flow(before, left)
+            flow = self._flow(left, right)
+            flow_after = None if after is None else self._flow(right, after)
+            intervals = (
+                0.0 if before is None else float((left.time - before.time) / gap),
+                0.0 if after is None else float((after.time - right.time) / gap),
+            )
+            self._paths[key] = trace(flow, flow_before, flow_after, torch.tensor([intervals], device=self._device))
+        return self._paths[key]
+
+    def _flow(self, left: Frame, right: Frame) -> Tensor:
+        """The flow between two frames, from the cache or for it."""
+        pair = self._pair(left, right)
+        if pair.flow is None:
+            pair.flow = self._net.match(self._source(left).small, self._source(right).small)
+            self._searches += 1
+        assert pair.flow is not None  # asked for only where the network has a search
+        return pair.flow
+
+    def _due(self, request: Request, around: tuple[Frame | None, Frame | None]) -> int:
         """What the dense network would spend on a pair besides the frames that are made, when it meets it first."""
-        pair = self._source(request.left), self._source(request.right)
-        cost = self._sized_cost(pair[0])
-        due = sum(cost.encode for source in pair if source.owed)
-        for source in pair:
+        before, after = around
+        left, right = request.left, request.right
+        cost = self._sized_cost(self._source(left))
+        due = 0
+        for source in (self._source(left), self._source(right)):
+            due += cost.encode * source.owed
             source.owed = False
-        return due if _key(request) in self._motions else due + cost.match
+        for pair in ((before, left), (left, right), (right, after)):
+            if pair[0] is not None and pair[1] is not None:
+                known = self._pair(*pair)
+                due += cost.match * known.owed
+                known.owed = False
+        return due
 
     def _is_still(self, request: Request) -> bool:
         """Whether nothing moves between two frames, in which case nothing is to be computed."""
-        if self._gate is None:
-            return False
-        key = _key(request)
-        if key not in self._still:
-            left, right = self._source(request.left), self._source(request.right)
-            side = self._net.config.grid_stride(PRUNED[0])
-            self._still[key] = bool(agreement(left.small, right.small, side).all())
-        return self._still[key]
+        return self._gate is not None and self._pair(request.left, request.right).still
 
     def _blended(self, request: Request, masks: bool) -> Made:
         """The frame at an instant between two frames in which nothing moves."""
         height, width = request.left.planes[0].shape
         left, right = self._source(request.left), self._source(request.right)
-        cost, due = self._sized_cost(left), self._due(request)
-        self._motions.setdefault(_key(request), None)
+        cost, due = self._sized_cost(left), self._due(request, (None, None))
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
         self._forget()
         none = (0,) * len(PRUNED)
@@ -326,16 +399,10 @@ class Interpolator:
         )
 
     def _forget(self) -> None:
-        """Keep the newest frame and its predecessor: requests come in order."""
-        while len(self._sources) > 2:
-            self._sources.popitem(last=False)
-        for of_pairs in (self._motions, self._still):
-            while len(of_pairs) > 1:
-                of_pairs.popitem(last=False)
-
-
-def _key(request: Request) -> tuple[int, int]:
-    return request.left.index, request.right.index
+        """Keep the newest frames, which the next pair begins with: requests come in order."""
+        for kept, most in ((self._sources, 3), (self._pairs, 3), (self._paths, 1)):
+            while len(kept) > most:
+                kept.popitem(last=False)
 
 
 def load_interpolator(options: EngineOptions) -> Interpolator:

@@ -3,7 +3,8 @@
     decode thread -> channel -> timeline and network, this thread -> channel -> encode thread
 
 The channels are short, so the fastest stage waits for the slowest and memory does not depend on the length of the
-video. Of the source only the pair around the present instant is held here; what waits for the network holds its own.
+video. Of the source only the pair around the present instant and the frames before and after it are held here; what
+waits for the network holds its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -141,6 +142,10 @@ class _Pending:
     left: Frame
     request: Request | None
     """None: `left` itself is shown."""
+
+    def before(self, frame: Frame) -> _Pending:
+        """The same, now that the frame after its pair is known."""
+        return self if self.request is None else replace(self, request=replace(self.request, after=frame))
 
 
 def run_job(job: Job, engine: Engine, display: Display) -> JobStats:
@@ -288,16 +293,22 @@ class _Run:
         from ugsp_cli.engine import Request  # brings torch, which `check_job` and `--dry-run` need not wait for
 
         threshold = self._job.scene_threshold
+        before: Frame | None = None
         left: Frame | None = None
+        waiting: list[_Pending] = []  # for the frame after their pair
         for right in self._decoded:
             cut = left is not None and threshold is not None and right.scene_score >= threshold
+            follows = left is not None and not cut and not right.duplicate
+            yield from (pending.before(right) if follows else pending for pending in waiting)
+            waiting.clear()
             self._recorder.add_source(cut=cut, duplicate=right.duplicate)
             # The slots that became certain lie before `right`, so their left frame is the one read before it.
             for slot in self._timeline.push(right.time, cut=cut, duplicate=right.duplicate):
                 assert left is not None  # the first instant is the first frame's own
-                request = Request(left, right, float(slot.t)) if slot.kind == "interpolated" else None
-                yield _Pending(slot, left, request)
-            left = right
+                request = Request(left, right, float(slot.t), before) if slot.kind == "interpolated" else None
+                waiting.append(_Pending(slot, left, request))
+            before, left = (left if follows else None), right
+        yield from waiting
         if left is not None:
             for slot in self._timeline.finish(self._reader.last_duration):
                 yield _Pending(slot, left, None)

@@ -22,6 +22,7 @@ from ugsp_cli.engine import Interpolator
 from ugsp_net.cost import PRUNED, network_cost
 from ugsp_net.masks import fixed_gate
 from ugsp_net.network import UGSP
+from ugsp_net.paths import carry, trace
 from ugsp_net.sparse import performed_share
 from ugsp_net.warp import blend_enlarged
 
@@ -107,7 +108,10 @@ def _measure_size(
         second = net.encode(frames[batch:])
         yield
         first = second
-        coarse = net.coarse(first, second, net.match(frames[:batch], frames[batch:]), t)
+        flow = net.match(frames[:batch], frames[batch:])
+        # In a video the searches of the pairs before and after serve those pairs as well: each made pair pays for one.
+        found = None if flow is None else carry(trace(flow, flow, flow), t)
+        coarse = net.coarse(first, second, found, t)
         yield
         gate = None if kind is None else fixed_gate(masks[kind])
         made = net.interpolate(frames[:batch], frames[batch:], first, second, coarse, t, gate, backend)

@@ -115,14 +115,14 @@ def see(
     net: UGSP,
     frames: tuple[Tensor, Tensor],
     encodings: tuple[Encoding, Encoding],
-    motion: Tensor | None,
+    found: Tensor | None,
     t: Tensor,
     gate: Gate | None,
     backend: str,
 ) -> Seen:
-    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them; motion: from
-    ``UGSP.match``; t: [B]."""
-    coarse = net.coarse(*encodings, motion, t)
+    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them; found: as
+    ``UGSP.find`` returns it; t: [B]."""
+    coarse = net.coarse(*encodings, found, t)
     out = net.interpolate(*frames, *encodings, coarse, t, gate, backend)
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)
@@ -144,7 +144,7 @@ def see(
 def see_in_windows(
     net: UGSP,
     frames: tuple[Tensor, Tensor],
-    motion: Tensor | None,
+    found: Tensor | None,
     t: Tensor,
     gate: Gate | None,
     backend: str,
@@ -165,8 +165,8 @@ def see_in_windows(
     for window in windows:
         pair = window.seen(frames[0]), window.seen(frames[1])
         encodings = net.encode(pair[0]), net.encode(pair[1])
-        found = None if motion is None else window.seen(motion, STRIDE)
-        part = see(net, pair, encodings, found, t, gate, backend)
+        inside = None if found is None else window.seen(found, STRIDE)
+        part = see(net, pair, encodings, inside, t, gate, backend)
         window.keep(part.frame, frame)
         if used is not None and part.motion is not None:
             window.keep(part.motion[0], used[0])

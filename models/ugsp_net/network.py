@@ -13,8 +13,9 @@ from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import Gate, agreement, block_side, bounds, enlarge, still_blocks, to_grid
+from ugsp_net.paths import carry, trace
 from ugsp_net.refinement import Refinement
-from ugsp_net.search import CELL, STRIDE, flow_at, inverse_search
+from ugsp_net.search import CELL, STRIDE, inverse_search
 from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
 from ugsp_net.warp import backward_warp, upsample
 
@@ -62,9 +63,9 @@ class LevelState:
     feature: Tensor
     """[B, C, H / s, W / s]."""
     found: Tensor | None = None
-    """[B, 4, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2. A level's
-    flow is this and what the levels so far add: those at strides 16 and 8 add nothing. None in a network without a
-    search."""
+    """[B, 5, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2, and a first
+    guess of the blend, as ``carry`` returns them. A level's flow is this and what the levels so far add: those at
+    strides 16 and 8 add nothing. None in a network without a search."""
 
     def __getitem__(self, some: slice) -> LevelState:
         """Part of the batch."""
@@ -82,7 +83,8 @@ class LevelState:
 
 def found_at(found: Tensor, factor: int) -> Tensor:
     """The flow of ``LevelState.found`` at a coarser stride, in that stride's positions."""
-    return found if factor == 1 else F.avg_pool2d(found, factor) / factor
+    flow = found[:, :4]
+    return flow if factor == 1 else F.avg_pool2d(flow, factor) / factor
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Interpolation:
 
 
 class UGSP(nn.Module):
-    """The network of one configuration. ``encode``, ``match`` and ``interpolate`` are its three steps."""
+    """The network of one configuration. ``encode``, ``find``, ``coarse`` and ``interpolate`` are its steps."""
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
@@ -173,19 +175,34 @@ class UGSP(nn.Module):
         return Encoding(tuple(self.encoder(normalised)), context)
 
     def match(self, frame0: Tensor, frame1: Tensor) -> Tensor | None:
-        """The pair's flow by search, [B, 4, H / 2, W / 2] fp32 as ``inverse_search`` returns it; serves every instant.
+        """The pair's flow by search, [B, 4, H / 2, W / 2] fp32 as ``inverse_search`` returns it; serves every instant,
+        and the pairs before and after.
 
         None in a network without a search.
         """
         return inverse_search(frame0, frame1) if self.config.search else None
 
-    def coarse(self, first: Encoding, second: Encoding, motion: Tensor | None, t: Tensor) -> LevelState:
+    def find(
+        self, frame0: Tensor, frame1: Tensor, t: Tensor, before: Tensor | None = None, after: Tensor | None = None
+    ) -> Tensor | None:
+        """What ``coarse`` begins with, from the pair and, where they are known, the frames as long before and after it:
+        [B, 5, H / 2, W / 2] fp32 as ``carry`` returns it. ``match``, ``trace`` and ``carry`` are its steps.
+
+        None in a network without a search.
+        """
+        flow = self.match(frame0, frame1)
+        if flow is None:
+            return None
+        flow_before = None if before is None else self.match(before, frame0)
+        flow_after = None if after is None else self.match(frame1, after)
+        return carry(trace(flow, flow_before, flow_after), t)
+
+    def coarse(self, first: Encoding, second: Encoding, found: Tensor | None, t: Tensor) -> LevelState:
         """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16.
 
-        motion: from ``match``; t: [B] fp32.
+        found: from ``find``; t: [B] fp32.
         """
         index = len(STRIDES) - 1
-        found = None if motion is None else flow_at(motion, t)
         if found is None:
             left = first.features[index]
             flow = left.new_zeros((left.shape[0], 4, *left.shape[-2:]), dtype=torch.float32)
@@ -248,7 +265,7 @@ class UGSP(nn.Module):
                 states.append(self._refined(index, flow, out, t, coarse.found))
         if hidden is not None:  # [B, width, H / 2, W / 2]
             out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
-        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, moving)
+        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, coarse.found, moving)
         frame = unrefined
         if self.refinement is not None:
             pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
@@ -273,18 +290,26 @@ class UGSP(nn.Module):
         constant = self._level(0).bias().to(self.dtype).repeat(1, 1, 4, 4)
         pattern = self.synthesis(constant)[..., 2:4, 2:4]
         out = pattern.repeat(len(t), 1, height // 2, width // 2)
-        return self._render(frame0, frame1, state.enlarged(), out, t)[0]
+        return self._render(frame0, frame1, state.enlarged(), out, t, state.found)[0]
 
     def _render(
-        self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor, moving: Tensor | None = None
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        flow: Tensor,
+        out: Tensor,
+        t: Tensor,
+        found: Tensor | None,
+        moving: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Frame, flow, blend weight and both warped frames from the flow at stride 2 and the last level's [B, 8, H, W].
 
-        The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. moving:
+        The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. found: as
+        in ``LevelState``. moving:
         [B, 1, rows, columns], 0 where the flow and the residual are to be none.
         """
         if moving is None or bool(moving.all()):
-            return self._rendered(frame0, frame1, flow, out, t, (0, 0))
+            return self._rendered(frame0, frame1, flow, out, t, found, (0, 0))
         # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
         when = t.view(-1, 1, 1, 1)
         frame, blend = torch.lerp(frame0, frame1, when), (1 - when).expand_as(out[:, 4:5]).contiguous()
@@ -295,7 +320,7 @@ class UGSP(nn.Module):
             rows, columns = (slice(side * span.start, side * span.stop) for span in box)
             inside = enlarge(moving[:, :, box[0], box[1]], side) > 0
             corner = rows.start, columns.start
-            made = self._rendered(frame0, frame1, flow, out[:, :, rows, columns], t, corner)
+            made = self._rendered(frame0, frame1, flow, out[:, :, rows, columns], t, found, corner)
             pairs = [(frame, made[0]), (whole, made[1]), (blend, made[2])]
             if warped is not None:
                 pairs += zip(warped, made[3], strict=True)
@@ -305,13 +330,23 @@ class UGSP(nn.Module):
         return frame, whole, blend, warped or (frame0, frame1)
 
     def _rendered(
-        self, frame0: Tensor, frame1: Tensor, flow: Tensor, out: Tensor, t: Tensor, corner: tuple[int, int]
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        flow: Tensor,
+        out: Tensor,
+        t: Tensor,
+        found: Tensor | None,
+        corner: tuple[int, int],
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What ``_render`` makes of a rectangle in which everything may move. out: there; corner: its first row and
         column, even."""
         when = t.view(-1, 1, 1, 1)
         flow = torch.addcmul(_enlarged_part(2 * flow, corner, out.shape[-2:]), out[:, :4], self.pace(t))
-        blend = torch.sigmoid(out[:, 4:5] + torch.log((1 - when) / when))
+        logit = out[:, 4:5] + torch.log((1 - when) / when)
+        if found is not None:
+            logit = logit + _enlarged_part(found[:, 4:], corner, out.shape[-2:])
+        blend = torch.sigmoid(logit)
         warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
         return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend, (warped0, warped1)
 
@@ -322,10 +357,18 @@ class UGSP(nn.Module):
             return torch.ones_like(when)
         return torch.cat((2 * when, 2 * when, 2 * (1 - when), 2 * (1 - when)), dim=1)
 
-    def forward(self, frame0: Tensor, frame1: Tensor, t: Tensor, gate: Gate | None = None) -> Interpolation:
-        """All steps for one batch of pairs: see ``encode``, ``match``, ``coarse`` and ``interpolate``."""
+    def forward(
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        t: Tensor,
+        gate: Gate | None = None,
+        before: Tensor | None = None,
+        after: Tensor | None = None,
+    ) -> Interpolation:
+        """All steps for one batch of pairs: see ``encode``, ``find``, ``coarse`` and ``interpolate``."""
         first, second = self.encode(torch.cat((frame0, frame1))).chunk(2)
-        coarse = self.coarse(first, second, self.match(frame0, frame1), t)
+        coarse = self.coarse(first, second, self.find(frame0, frame1, t, before, after), t)
         return self.interpolate(frame0, frame1, first, second, coarse, t, gate)
 
     def _normalised(self, pictures: Tensor) -> Tensor:

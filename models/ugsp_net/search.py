@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.warp import backward_warp
-
 STRIDE = 2
 """Image pixels between positions of the finest flow."""
 PATCH = 8
@@ -63,18 +61,6 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
             flow = _search(image, torch.cat(image.chunk(2)[::-1]), flow, _rounds(level), NOISE / 4**level)
         assert flow is not None
         return torch.cat(flow.chunk(2), dim=1)
-
-
-@torch.no_grad()
-def flow_at(flow: Tensor, t: Tensor) -> Tensor:
-    """Carry flow between two frames to an instant between them.
-
-    flow: from ``inverse_search``, [B, 4, h, w]; t: [B] fp32 in (0, 1). Returns t -> 0 and t -> 1, [B, 4, h, w]: each
-    is read where the other one says that the position came from.
-    """
-    when = t.view(-1, 1, 1, 1)
-    to0, to1 = when * flow[:, 2:], (1 - when) * flow[:, :2]
-    return torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
 
 
 def search_macs(width: int, height: int) -> int:

@@ -38,6 +38,12 @@ class BatchPlan:
     context: int = 96
     """Pixels around a crop, on both sides together, in which the search for its flow sees too: in a whole picture what
     moves out of a crop is still there to be found."""
+    scaled_share: float = 0.7
+    """Share of real samples that are a cut of another size, brought to the crop's: other motions and other sharpness
+    from the same clips."""
+    scales: tuple[float, float] = (0.4, 1.2)
+    """Least and largest side of such a cut, as a share of the crop's. More are smaller, since pictures of more lines
+    than the clips have are softer and move by more pixels."""
     still_share: float = 0.1
     """Share of real crops taken whether they move or not."""
     middle_only: bool = False
@@ -57,6 +63,10 @@ class Batch:
 
     frames: Tensor
     """[B, 3, 3, S, S] uint8 RGB: the frames at 0, t and 1."""
+    around: Tensor
+    """[B, 2, 3, S, S] uint8 RGB: the frames before and after those."""
+    intervals: Tensor
+    """[B, 2] fp32: time to them, where that from 0 to 1 is 1; 0: there is no such frame, whatever ``around`` holds."""
     t: Tensor
     """[B] fp32 in (0, 1)."""
     flow: Tensor
@@ -123,24 +133,28 @@ class Batches(Dataset[Batch]):
                 span -= span % 2
             start = int(rng.integers(0, shot.frames - span))
             middle = int(rng.integers(1, span)) if rng.random() < 0.6 and not plan.middle_only else span // 2
-            # A cut of another size, brought to the crop's: other motions and other sharpness from the same clips.
-            scale = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6)))) if rng.random() < 0.6 else 1.0
+            least, most = plan.scales if rng.random() < plan.scaled_share else (1.0, 1.0)
+            scale = float(np.exp(rng.uniform(np.log(least), np.log(most))))
             side = min(round(plan.window * scale), shot.height, shot.width)
             y = int(rng.integers(0, shot.height - side + 1))
             x = int(rng.integers(0, shot.width - side + 1))
-            crop = frames[[start, start + middle, start + span], y : y + side, x : x + side]
-            change = np.abs(crop[0, ::4, ::4].astype(np.int16) - crop[2, ::4, ::4]).mean()
+            # As far away as the outer frames are from each other, or half as far at least.
+            before, after = max(0, start - span), min(shot.frames - 1, start + 2 * span)
+            times = before, start, start + middle, start + span, after
+            crop = frames[list(times), y : y + side, x : x + side]
+            change = np.abs(crop[1, ::4, ::4].astype(np.int16) - crop[3, ::4, ::4]).mean()
             if anything or 3.0 < change < 60.0 or attempt == 5:
                 break
-        clip = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2)  # [3, 3, side, side]
+        clip = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2)  # [5, 3, side, side]
         if side != plan.window:
             resized = F.interpolate(
                 clip.float(), (plan.window, plan.window), mode="bilinear", antialias=side > plan.window
             )
             clip = resized.round().clamp(0, 255).to(torch.uint8)
         t = middle / span
+        intervals = [gap / span if 2 * gap >= span else 0.0 for gap in (start - before, after - start - span)]
         if rng.random() < 0.5:
-            clip, t = clip.flip(0), 1 - t
+            clip, t, intervals = clip.flip(0), 1 - t, intervals[::-1]
         if rng.random() < 0.5:
             clip = clip.flip(3)
         if rng.random() < 0.5:
@@ -153,13 +167,14 @@ class Batches(Dataset[Batch]):
         if plan.teacher:
             if self._teacher is None:
                 self._teacher = FlowTeacher()
-            flow, trust = self._teacher.label(clip.numpy())
+            flow, trust = self._teacher.label(clip[1:4].numpy())
             labels = torch.from_numpy(flow).half()[None], torch.from_numpy(trust).half()[None, None]
         else:
             blank = torch.zeros(1, 5, plan.window, plan.window).half()
             labels = blank[:, :4], blank[:, 4:]
         when = torch.tensor([t], dtype=torch.float32)
-        return Batch(clip[None], when, *labels, torch.tensor([True]), corners(rng, plan, 1))
+        around, known = clip[None, [0, 4]], torch.tensor([intervals])
+        return Batch(clip[None, 1:4], around, known, when, *labels, torch.tensor([True]), corners(rng, plan, 1))
 
     def _synthetic(self, rng: np.random.Generator, generator: torch.Generator, count: int) -> Batch:
         """Layers with textures from clips."""
@@ -182,7 +197,8 @@ class Batches(Dataset[Batch]):
         )
         trust = torch.ones(count, 1, plan.window, plan.window).half()
         real = torch.zeros(count, dtype=torch.bool)
-        return Batch(frames, t, flow, trust, real, corners(rng, plan, count))
+        none = torch.zeros(count, 2)
+        return Batch(frames, frames[:, [0, 2]], none, t, flow, trust, real, corners(rng, plan, count))
 
 
 def corners(rng: np.random.Generator, plan: BatchPlan, count: int) -> Tensor:

@@ -83,13 +83,17 @@ class DeviceBatches(Dataset[Batch]):
         start = rng.integers(0, last - span + 1)
         anywhere = (rng.random(many) < 0.6) & (not plan.middle_only)
         middle = np.where(anywhere, rng.integers(1, span), span // 2)
-        numbers = start[:, None] + np.stack((np.zeros_like(span), middle, span), axis=1)  # [many, 3]
+        # As far away as the outer frames are from each other, or half as far at least.
+        before, after = np.maximum(0, start - span), np.minimum(last, start + 2 * span)
+        numbers = np.stack((before, start, start + middle, start + span, after), axis=1)  # [many, 5]
+        gaps = np.stack((start - before, after - start - span), axis=1)
+        intervals = np.where(2 * gaps >= span[:, None], gaps / span[:, None], 0)
         t = middle / span
         back = rng.random(many) < 0.5
-        numbers[back], t[back] = numbers[back, ::-1], 1 - t[back]
-        # A cut of another size, brought to the crop's: other motions and other sharpness from the same clips.
-        scale = np.exp(rng.uniform(np.log(0.6), np.log(1.6), many))
-        sides = np.round(size * np.where(rng.random(many) < 0.6, scale, 1.0)).astype(np.int64)
+        numbers[back], intervals[back], t[back] = numbers[back, ::-1], intervals[back, ::-1], 1 - t[back]
+        least, most = plan.scales
+        scale = np.exp(rng.uniform(np.log(least), np.log(most), many))
+        sides = np.round(size * np.where(rng.random(many) < plan.scaled_share, scale, 1.0)).astype(np.int64)
         flips = rng.random((2, many)) < 0.5
         matrices = self._cut(rng, shots, sides, size, flips, rng.random(many) < 0.2)
         channels = _channels(rng, many)
@@ -101,19 +105,22 @@ class DeviceBatches(Dataset[Batch]):
         coarse = placed * torch.tensor([COARSE, COARSE, 1], device=self.device)
         outer = [
             gather(self._flat, offsets[:, frame], heights, widths, coarse, size // COARSE, smooth=False)
-            for frame in (0, 2)
+            for frame in (1, 3)
         ]
         change = (outer[0] - outer[1]).abs().mean((1, 2, 3)).view(count, CANDIDATES)
         good = ((change > 3) & (change < 60)) | self._to(anything)[:, None]
         good[:, -1] = True
         taken = good.int().argmax(1) + CANDIDATES * torch.arange(count, device=self.device)  # the first good one
 
-        three = taken.repeat_interleave(3)
-        clip = gather(self._flat, offsets[taken].flatten(), heights[three], widths[three], placed[three], size)
-        frames = clip.round_().to(torch.uint8).view(count, 3, 3, size, size)
+        five = taken.repeat_interleave(5)
+        clip = gather(self._flat, offsets[taken].flatten(), heights[five], widths[five], placed[five], size)
+        frames = clip.round_().to(torch.uint8).view(count, 5, 3, size, size)
         order = self._to(channels)[taken, None, :, None, None]
+        frames = frames.gather(2, order.expand_as(frames))
         return Batch(
-            frames.gather(2, order.expand_as(frames)),
+            frames[:, 1:4],
+            frames[:, [0, 4]],
+            self._to(intervals).float()[taken],
             self._to(t).float()[taken],
             torch.zeros(count, 4, size, size, dtype=torch.float16, device=self.device),
             torch.zeros(count, 1, size, size, dtype=torch.float16, device=self.device),
@@ -137,7 +144,8 @@ class DeviceBatches(Dataset[Batch]):
         frames, t, flow = synthetic.random_scene(textures, plan.window, largest, generator, plan.middle_only)
         trust = torch.ones(count, 1, plan.window, plan.window, dtype=torch.float16, device=self.device)
         real = torch.zeros(count, dtype=torch.bool, device=self.device)
-        return Batch(frames, t, flow, trust, real, corners(rng, plan, count))
+        none = torch.zeros(count, 2, device=self.device)
+        return Batch(frames, frames[:, [0, 2]], none, t, flow, trust, real, corners(rng, plan, count))
 
     def _cut(
         self,

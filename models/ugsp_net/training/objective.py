@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ugsp_net.masks import Gate, gumbel_gate
 from ugsp_net.network import UGSP, Encoding, Interpolation, channels_last
+from ugsp_net.paths import carry, trace
 from ugsp_net.precision import autocast
 from ugsp_net.search import STRIDE
 from ugsp_net.training import losses
@@ -35,9 +36,7 @@ class Objective(nn.Module):
         device = next(net.parameters()).device
         windows = batch.frames.to(device, non_blocking=True).float() / 255
         size = config.plan.size
-        motion = net.match(windows[:, 0], windows[:, 2])
-        if motion is not None:
-            motion = batch.crops(motion, size, STRIDE)
+        found = self._find(windows[:, 0], windows[:, 2], batch)
         frame0, truth, frame1 = batch.crops(windows, size).unbind(1)
         t, real = batch.t.to(device, non_blocking=True), batch.real.to(device, non_blocking=True)
         flow = batch.crops(batch.flow.to(device, non_blocking=True), size).float()
@@ -50,7 +49,7 @@ class Objective(nn.Module):
             first, second = encodings[:2]
             if len(encodings) > 2:
                 truth_encoding = encodings[2]
-            coarse = net.coarse(first, second, motion, t)
+            coarse = net.coarse(first, second, found, t)
             full = net.interpolate(frame0, frame1, first, second, coarse, t)
             if progress >= config.prune_from:
                 some = slice(0, None, max(1, round(1 / config.prune_share)))
@@ -104,6 +103,17 @@ class Objective(nn.Module):
         values |= {name: part.detach() for name, part in parts.items()}
         total: Tensor = sum(parts.values(), start=full.frame.new_zeros(()))
         return total, values
+
+    def _find(self, frame0: Tensor, frame1: Tensor, batch: Batch) -> Tensor | None:
+        """``UGSP.find`` in whole windows, cut to the crops."""
+        around = batch.around.to(frame0.device, non_blocking=True).float() / 255
+        pairs = torch.cat((around[:, 0], frame0, frame1)), torch.cat((frame0, frame1, around[:, 1]))
+        flow = self.net.match(*pairs)
+        if flow is None:
+            return None
+        before, between, after = flow.chunk(3)
+        paths = trace(between, before, after, batch.intervals.to(frame0.device))
+        return batch.crops(carry(paths, batch.t.to(frame0.device)), self.config.plan.size, STRIDE)
 
     def _gate(self, progress: float) -> Gate:
         config = self.config

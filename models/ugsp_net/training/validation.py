@@ -1,4 +1,4 @@
-"""A short measurement during a run, on clips that are not trained on: every second frame restored, dense and pruned."""
+"""A short measurement during a run, on clips that are not trained on: middle frames restored, dense and pruned."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ from ugsp_net.training.clips import ClipBank, Shot
 
 @dataclass(frozen=True)
 class Example:
-    """Where three frames in a row lie in a bank."""
+    """Where the outer frames and the true middle one lie in a bank."""
 
     shot: Shot
     first: int
+    span: int
+    """Frames from one outer frame to the other, even."""
+
+
+SPAN = 4
+"""Source frames between outer frames where a shot is long enough: of two, noise leaves little to tell weights by."""
 
 
 class Validation:
@@ -36,8 +42,9 @@ class Validation:
         by_clip: dict[str, list[Example]] = {}
         for shot in bank.shots:
             if min(shot.height, shot.width) >= 64:
-                spots = sorted({(shot.frames - 3) * part // 4 for part in (2, 1, 3)}, key=lambda spot: spot % 7)
-                by_clip.setdefault(shot.clip, []).extend(Example(shot, spot) for spot in spots)
+                span = SPAN if shot.frames > SPAN else 2
+                spots = sorted({(shot.frames - 1 - span) * part // 4 for part in (2, 1, 3)}, key=lambda spot: spot % 7)
+                by_clip.setdefault(shot.clip, []).extend(Example(shot, spot, span) for spot in spots)
         turns = zip_longest(*by_clip.values())
         self.examples = [example for turn in turns for example in turn if example is not None][:count]
         if not self.examples:
@@ -51,12 +58,19 @@ class Validation:
         t = torch.tensor([0.5], device=device)
         found: dict[str, list[float]] = {}
         for example in self.examples:
-            frames, truth = self._frames(example, net.config.alignment)
-            pair = [torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255 for frame in frames]
+            frames = self._frames(example, net.config.alignment)
+            before, first, last, after = (
+                None if frame is None else torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255
+                for frame in (*frames[:2], *frames[3:])
+            )
+            truth = frames[2]
+            assert first is not None
+            assert truth is not None
+            assert last is not None
             height, width = truth.shape[:2]
             cost = network_cost(net.config, width, height)
             with autocast(device, "auto"):
-                full, pruned = net(*pair, t), net(*pair, t, hard_gate())
+                full, pruned = (net(first, last, t, gate, before, after) for gate in (None, hard_gate()))
             active = [float(mask.mean()) for mask in pruned.masks]
             values = {"skipped": (cost.dense - cost.performed(active)) / cost.triplet}
             for name, made in (("", full), ("_pruned", pruned)):
@@ -67,14 +81,19 @@ class Validation:
                 found.setdefault(name, []).append(value)
         return {name: fmean(values) for name, values in sorted(found.items())}
 
-    def _frames(self, example: Example, alignment: int) -> tuple[list[NDArray[np.uint8]], NDArray[np.uint8]]:
-        """Both outer frames and the middle one, [H, W, 3], the middle of the picture at the network's alignment."""
+    def _frames(self, example: Example, alignment: int) -> list[NDArray[np.uint8] | None]:
+        """The frame before both outer ones, those with the true one in between, and the one after; [H, W, 3], the
+        middle of the picture at the network's alignment. None where the shot has no such frame."""
         shot = example.shot
         height, width = (side - side % alignment for side in (shot.height, shot.width))
         y, x = (shot.height - height) // 2, (shot.width - width) // 2
-        cut = self.bank.frames(shot)[example.first : example.first + 3, y : y + height, x : x + width]
-        first, truth, last = (frame.copy() for frame in cut)  # torch does not take what is mapped for reading only
-        return [first, last], truth
+        steps = (-example.span, 0, example.span // 2, example.span, 2 * example.span)
+        frames = self.bank.frames(shot)[:, y : y + height, x : x + width]
+        # Copies: torch does not take what is mapped for reading only.
+        return [
+            frames[number].copy() if 0 <= number < shot.frames else None
+            for number in (example.first + step for step in steps)
+        ]
 
 
 def hold_out(bank: ClipBank, one_in: int = 20) -> tuple[ClipBank, ClipBank | None]:

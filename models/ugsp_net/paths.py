@@ -1,0 +1,140 @@
+"""Where the points of two frames are at an instant between them, and which of them hide others there.
+
+A point that both frames show moves along a curve when the frames before and after show it too: its velocity and its
+acceleration are known there (Xu et al., NeurIPS 2019, "Quadratic video interpolation"; here from both sides, which is
+the cubic through four frames). A point that one frame shows and the other hides goes on as it came. All points are
+carried to the instant, and what both frames show covers what one of them hides. Nothing in it is learnt.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ugsp_net.warp import backward_warp, upsample
+
+COARSER = 2
+"""Positions of the flow that was searched to one point, along each side."""
+NOISE = 1.0
+"""Squared distance, in points, by which the way there and back may differ at rest ..."""
+SHARE = 0.02
+"""... and what joins it for each squared point of the way: large motion is not measured as well."""
+BEHIND = 0.1
+"""Weight of a point that the other frame hides, where points that both show have 1."""
+LEAST = 1e-3
+"""Weight of points of which nothing is believed."""
+GUESS = 0.05
+"""Weight of the flow without any paths, for places where no point arrives."""
+DOUBT = 0.05
+"""Least share of a frame in what the other one is thought to hide."""
+_SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1)
+
+
+@torch.no_grad()
+def trace(
+    flow: Tensor, before: Tensor | None = None, after: Tensor | None = None, intervals: Tensor | None = None
+) -> Tensor:
+    """What is known of the paths of both frames' points, for every instant between the frames.
+
+    flow: of the pair by ``inverse_search``, [B, 4, h, w], even sides; before, after: of the frame before with the first
+    one, and of the second one with the frame after; None: there is no such frame. intervals: [B, 2] fp32, the time
+    between those, where that between the pair is 1 (None: 1); 0: there is no such frame.
+
+    Returns [B, 16, h / 2, w / 2] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
+    points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points; weight; how sure
+    it is that the other frame hides the point.
+    """
+    first, second = _points(flow).chunk(2, dim=1)
+    there, back = _agreement(first, second), _agreement(second, first)
+    sides = [_side(first, there, None, None), _side(second, back, None, None)]
+    if before is not None:
+        toward, away = _points(before).chunk(2, dim=1)
+        sides[0] = _side(first, there, (away, toward), None if intervals is None else intervals[:, 0])
+    if after is not None:
+        away, toward = _points(after).chunk(2, dim=1)
+        sides[1] = _side(second, back, (away, toward), None if intervals is None else intervals[:, 1])
+    return torch.cat([first, second, *(values for both in zip(*sides, strict=True) for values in both)], dim=1)
+
+
+def _side(
+    own: Tensor, seen: Tensor, outside: tuple[Tensor, Tensor] | None, interval: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One frame's part of ``trace`` after its flow. own: flow to the other frame; seen: how far it is believed;
+    outside: flow to the frame beyond and back from there; interval: time between them, [B]."""
+    if outside is None:
+        return own, torch.zeros_like(own), seen + LEAST, torch.zeros_like(seen)
+    away, toward = outside
+    tracked = _agreement(away, toward)
+    every: Tensor | float = 1.0
+    if interval is not None:
+        known = (interval > 0).view(-1, 1, 1, 1)
+        every = torch.where(known, interval.view(-1, 1, 1, 1), 1.0)
+        tracked = tracked * known
+    away = away / every
+    hidden = (1 - seen) * tracked
+    bend = 2 * seen * tracked / (1 + every) * (own + away)
+    return torch.lerp(own, -away, hidden), bend, seen + BEHIND * tracked + LEAST, hidden
+
+
+@torch.no_grad()
+def carry(paths: Tensor, t: Tensor) -> Tensor:
+    """The flow at an instant, and which frame shows what lies there.
+
+    paths: from ``trace``, [B, 16, h, w]; t: [B] fp32 in (0, 1). Returns [B, 5, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
+    (x, y), in positions of the flow that was searched; the logarithm of how many times more of the first frame than of
+    the second is to be seen.
+    """
+    when = t.view(-1, 1, 1, 1)
+    guess0, guess1, first, second, bend0, bend1, weight0, weight1, hidden0, hidden1 = paths.split(_SIDES, dim=1)
+    curve = when * (1 - when) / 2
+    bend0, bend1, none = curve * bend0, curve * bend1, torch.zeros_like(hidden0)
+    to1, to0 = (1 - when) * first, when * second
+    landed = _splat(
+        torch.cat((bend0 - when * first, bend0 + to1, hidden0, none), dim=1),
+        (2 - when) * weight0,  # the cubic through four frames leans on the nearer two
+        when * first - bend0,
+    )
+    landed += _splat(
+        torch.cat((bend1 + to0, bend1 - (1 - when) * second, none, hidden1), dim=1),
+        (1 + when) * weight1,
+        (1 - when) * second - bend1,
+    )
+    to0, to1 = when * guess1, (1 - when) * guess0
+    guess = torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
+    flow = COARSER * torch.add(landed[:, :4], guess, alpha=GUESS)
+    known = landed[:, 6:] + GUESS
+    hidden = (landed[:, 4:6] / known).clamp_(max=1)
+    prior = torch.log((1 + DOUBT - hidden[:, 1:]) / (1 + DOUBT - hidden[:, :1]))
+    return upsample(torch.cat((flow / known, prior), dim=1), COARSER)
+
+
+def _points(flow: Tensor) -> Tensor:
+    """Flow of the search, in points."""
+    return F.avg_pool2d(flow, COARSER) / COARSER
+
+
+def _agreement(there: Tensor, back: Tensor) -> Tensor:
+    """How well the way there [B, 2, h, w] fits the way back from where it leads: [B, 1, h, w], 0 to 1."""
+    distance = (there + backward_warp(back, there)).square().sum(1, keepdim=True)
+    return torch.exp(-distance / (NOISE + SHARE * there.square().sum(1, keepdim=True)))
+
+
+def _splat(values: Tensor, weight: Tensor, flow: Tensor) -> Tensor:
+    """Values [B, C, h, w] where flow [B, 2, h, w] takes them, each spread over four positions, times their weights
+    [B, 1, h, w], and the sum of the weights after them: [B, C + 1, h, w]."""
+    batch, channels, height, width = values.shape
+    spread = torch.cat((values * weight, weight), dim=1)
+    x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]
+    y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
+    left, top = x.floor(), y.floor()
+    right, below = (x - left)[:, None], (y - top)[:, None]
+    # A border of two positions takes what lands outside.
+    column, row = left.long().add_(2).clamp_(0, width + 2), top.long().add_(2).clamp_(0, height + 2)
+    place = row.mul_(width + 4).add_(column).view(batch, 1, -1)
+    landed = spread.new_zeros((batch, channels + 1, (height + 4) * (width + 4)))
+    for down, vertical in ((0, 1 - below), (width + 4, below)):
+        for across, horizontal in ((0, 1 - right), (1, right)):
+            part = (spread * (vertical * horizontal)).flatten(2)
+            landed.scatter_add_(2, (place + (down + across)).expand(-1, channels + 1, -1), part)
+    return landed.view(batch, channels + 1, height + 4, width + 4)[..., 2:-2, 2:-2]
