@@ -28,6 +28,8 @@ class Expected:
     left: Picture
     truth: Picture
     right: Picture
+    before: Picture | None = None
+    after: Picture | None = None
 
 
 def picture(number: float, size: tuple[int, int] = SIZE) -> Picture:
@@ -126,7 +128,8 @@ def video(root: Path) -> list[Expected]:
         path = make_clip(root / name, Clip(frames=6, size=(48, 32), codec="ffv1"))
         with FrameReader(path) as reader:
             frames = [from_frame(frame) for frame in reader]
-        samples += [Expected(name, f"{i:04d}", HALF, *frames[i - 1 : i + 2]) for i in (1, 3)]
+        samples.append(Expected(name, "0001", HALF, *frames[:3], None, frames[4]))
+        samples.append(Expected(name, "0003", HALF, *frames[2:5], frames[0], None))
     return samples
 
 

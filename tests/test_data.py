@@ -433,12 +433,19 @@ def test_instants_are_mirrored_with_the_frames(tmp_path: Path) -> None:
     """Frame n is grey 6 n: the middle frame's grey says where it lies between the outer ones."""
     grey = np.broadcast_to(6 * np.arange(12, dtype=np.uint8)[:, None, None, None], (12, 80, 90, 3))
     bank = make_bank(tmp_path / "bank.rgb", [grey])
-    dataset = DeviceBatches(bank, REAL, 0, 100, CPU)
-    for number in range(3):
-        batch = dataset[number]
-        outer0, middle, outer1 = batch.frames[:, :, 0, 0, 0].float().unbind(1)
-        torch.testing.assert_close((middle - outer0) / (outer1 - outer0), batch.t)
-        assert 0 < int((outer1 < outer0).sum()) < 16
+    for dataset in (DeviceBatches(bank, REAL, 0, 100, CPU), Batches(bank, replace(REAL, teacher=False), 0, 100)):
+        for number in range(3):
+            batch = dataset[number]
+            outer0, middle, outer1 = batch.frames[:, :, 0, 0, 0].float().unbind(1)
+            torch.testing.assert_close((middle - outer0) / (outer1 - outer0), batch.t)
+            assert 0 < int((outer1 < outer0).sum()) < 16
+            # The same of the frames before and after; where the shot has none, nobody is told a time.
+            before, after = batch.around[:, :, 0, 0, 0].float().unbind(1)
+            gaps = torch.stack((outer0 - before, after - outer1), dim=1) / (outer1 - outer0)[:, None]
+            assert torch.equal(batch.intervals > 0, gaps >= 0.5)
+            torch.testing.assert_close(batch.intervals, torch.where(gaps < 0.5, 0.0, gaps))
+            assert gaps.max() <= 1
+            assert 0 < int((batch.intervals == 0).sum()) < 32
     only = DeviceBatches(bank, replace(REAL, middle_only=True), 0, 100, CPU)
     assert only[0].t.unique().tolist() == [0.5]
 

@@ -64,13 +64,13 @@ def made_directly(sample: Expected, keep: float | None = None) -> Picture:
     """The network called as a module on the padded pictures, in one pass."""
     height, width = sample.left.shape[:2]
     pad = ((0, -height % 16), (0, -width % 16), (0, 0))
-    frames = [
-        torch.from_numpy(np.pad(one, pad, mode="edge")).permute(2, 0, 1)[None].float() / 255
-        for one in (sample.left, sample.right)
-    ]
+    left, right, before, after = (
+        None if one is None else torch.from_numpy(np.pad(one, pad, mode="edge")).permute(2, 0, 1)[None].float() / 255
+        for one in (sample.left, sample.right, sample.before, sample.after)
+    )
     gate = None if keep is None else keep_gate(keep)
     with torch.inference_mode():
-        out = small_net()(*frames, torch.tensor([float(sample.t)]), gate).frame[0]
+        out = small_net()(left, right, torch.tensor([float(sample.t)]), gate, before, after).frame[0]
     made: Picture = (out.permute(1, 2, 0)[:height, :width].numpy() * 255).round().clip(0, 255).astype(np.uint8)
     return made
 
@@ -97,7 +97,8 @@ def test_every_figure(tmp_path: Path, weights: str, layout: str, build: Callable
         assert found["ie"] == pytest.approx(rows[-1]["ie"], abs=0.01)
         height, width = sample.left.shape[:2]
         cost = network_cost(SMALL, width + -width % 16, height + -height % 16)
-        assert found["dense_gmacs"] == found["performed_gmacs"] == cost.triplet / 1e9
+        more = sum(one is not None for one in (sample.before, sample.after))
+        assert found["dense_gmacs"] == found["performed_gmacs"] == (cost.triplet + more * cost.match) / 1e9
         assert found["active_fractions"] == [1, 1, 1]
     mean = document["mean"]
     assert mean["samples"] == len(samples)
@@ -158,6 +159,18 @@ def test_limit_counts_in_each_split(tmp_path: Path, weights: str) -> None:
     video(clips)
     assert [item.count for item in find_samples("video", clips, 1)] == [1, 1]
     assert len([one for item in find_samples("video", clips, 1) for one in item.samples()]) == 2
+
+
+def test_kept_frames_of_a_video_help_each_other(tmp_path: Path) -> None:
+    video(tmp_path)
+    first, second = next(iter(find_samples("video", tmp_path, 5))).samples()
+    assert first.before is None
+    assert first.after is not None
+    assert second.before is not None
+    assert second.after is None
+    assert np.array_equal(first.after, second.right)
+    assert np.array_equal(second.before, first.left)
+    assert np.array_equal(first.right, second.left)
 
 
 def test_table(tmp_path: Path, weights: str) -> None:

@@ -111,10 +111,7 @@ def evaluate(
     try:
         for batch in _batches(items, engine):
             engine.reset()
-            requests = [
-                Request(as_frame(sample.left, 2 * index), as_frame(sample.right, 2 * index + 1), float(sample.t))
-                for index, sample in enumerate(batch)
-            ]
+            requests = [_request(sample, 4 * index) for index, sample in enumerate(batch)]
             begin = time.perf_counter()
             made = engine.interpolate(requests, masks=worst is not None)
             seconds = (time.perf_counter() - begin) / len(batch)
@@ -127,6 +124,17 @@ def evaluate(
     finally:
         display.end()
     return scores
+
+
+def _request(sample: Sample, first: int) -> Request:
+    """first: number of the frame before."""
+    before, left, right, after = (
+        None if picture is None else as_frame(picture, first + step)
+        for step, picture in enumerate((sample.before, sample.left, sample.right, sample.after))
+    )
+    assert left is not None
+    assert right is not None
+    return Request(left, right, float(sample.t), before, after)
 
 
 def summarise(scores: Sequence[Score]) -> Summary:

@@ -6,7 +6,7 @@ What has to be there is checked before anything is computed, and what is missing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -56,6 +56,10 @@ class Sample:
     left: Picture = field(repr=False)
     truth: Picture = field(repr=False)
     right: Picture = field(repr=False)
+    before: Picture | None = field(default=None, repr=False)
+    """As long before left as right is after it, where the data set has one."""
+    after: Picture | None = field(default=None, repr=False)
+    """As long after right."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Triplet:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video of which every second frame is taken away, to be restored."""
+    """A video of which every second frame is taken away, to be restored. The frames before and after both that are kept
+    around it help, as they do when a video is converted."""
 
     split: str
     """The video's name."""
@@ -104,11 +109,17 @@ class Clip:
         with FrameReader(self.path, scene_detection=False) as reader:
             pictures = (from_frame(frame) for frame in islice(reader, 2 * self.count + 1))
             left = next(pictures)
+            before: Picture | None = None
+            waiting: Sample | None = None
             number = 0
             # One iterator twice: two pictures a turn; a last one without a successor is left over.
             for number, (truth, right) in enumerate(zip(pictures, pictures, strict=False), 1):
-                yield Sample(self.split, f"{2 * number - 1:04d}", HALF, left, truth, right)
-                left = right
+                if waiting is not None:
+                    yield replace(waiting, after=right)
+                waiting = Sample(self.split, f"{2 * number - 1:04d}", HALF, left, truth, right, before)
+                before, left = left, right
+            if waiting is not None:
+                yield waiting
         if not number:
             raise InputError(f"{self.path} has fewer than three frames", "Leave it out: nothing of it can be restored.")
 
