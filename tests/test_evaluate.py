@@ -64,10 +64,12 @@ def made_directly(sample: Expected, keep: float | None = None) -> Picture:
     """The network called as a module on the padded pictures, in one pass."""
     height, width = sample.left.shape[:2]
     pad = ((0, -height % 16), (0, -width % 16), (0, 0))
-    left, right, before, after = (
-        None if one is None else torch.from_numpy(np.pad(one, pad, mode="edge")).permute(2, 0, 1)[None].float() / 255
-        for one in (sample.left, sample.right, sample.before, sample.after)
-    )
+
+    def tensor(picture: Picture) -> torch.Tensor:
+        return torch.from_numpy(np.pad(picture, pad, mode="edge")).permute(2, 0, 1)[None].float() / 255
+
+    left, right = tensor(sample.left), tensor(sample.right)
+    before, after = (None if one is None else tensor(one) for one in (sample.before, sample.after))
     gate = None if keep is None else keep_gate(keep)
     with torch.inference_mode():
         out = small_net()(left, right, torch.tensor([float(sample.t)]), gate, before, after).frame[0]
@@ -163,7 +165,7 @@ def test_limit_counts_in_each_split(tmp_path: Path, weights: str) -> None:
 
 def test_kept_frames_of_a_video_help_each_other(tmp_path: Path) -> None:
     video(tmp_path)
-    first, second = next(iter(find_samples("video", tmp_path, 5))).samples()
+    first, second = find_samples("video", tmp_path, 5)[0].samples()
     assert first.before is None
     assert first.after is not None
     assert second.before is not None
