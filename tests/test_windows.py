@@ -80,7 +80,7 @@ def make(engine: Interpolator, halvings: int, *instants: float) -> list[Made]:
 
 @pytest.mark.parametrize("pruning", [False, True])
 def test_seams_do_not_show(pruning: bool) -> None:
-    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=pruning))
+    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=pruning, batch_size=1))
     for whole, parts in zip(make(engine, 0, 0.75), make(engine, 1, 0.75), strict=True):
         one, other = (np.stack(made.planes).astype(float) for made in (whole, parts))
         difference = np.abs(one - other)
@@ -98,7 +98,7 @@ def test_seams_do_not_show(pruning: bool) -> None:
 
 
 def test_where_memory_runs_out_windows_come_before_a_coarser_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=False))
+    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=False, batch_size=1))
     original = engine.network.interpolate
 
     def small(frame0: Tensor, *arguments: Any) -> Interpolation:
@@ -114,7 +114,7 @@ def test_where_memory_runs_out_windows_come_before_a_coarser_look(monkeypatch: p
 
 
 def test_margins_and_repeated_encodings_count_as_work() -> None:
-    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=False))
+    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=False, batch_size=1))
     config = engine.network.config
     whole, window = network_cost(config, WIDTH, HEIGHT), network_cost(config, WIDTH // 2 + MARGIN, HEIGHT)
     first, second = make(engine, 1, 0.5, 0.75)

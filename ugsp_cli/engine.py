@@ -6,9 +6,10 @@ The only place of the tool that knows both the video's planes and the network's 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import partial
+from itertools import chain, takewhile
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_cli.colour import planes_to_rgb, rgb_to_planes
+from ugsp_cli.crew import Crew, Result
 from ugsp_cli.decode import Frame
 from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.portions import Portions
@@ -34,6 +36,9 @@ from ugsp_net.warp import blend_enlarged
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+MOST_WORKERS = 4
+"""Frames that a processor makes at once, if it has so many cores; each takes memory of its own."""
 
 LONGEST_GAP = 2.5
 """Times as far away as the frames of a pair are from each other, or as near, that a frame before or after tells of how
@@ -123,6 +128,20 @@ class _Pair:
     """Whether the search is still to be charged to the dense network."""
 
 
+@dataclass
+class _Ready:
+    """A frame that is wanted, with all that it is made of."""
+
+    request: Request
+    pair: tuple[_Source, _Source]
+    due: int
+    """MACs that the dense network owes beside the frame itself."""
+    spent: int
+    """MACs that were spent to make this ready."""
+    paths: Tensor | None = None
+    """From ``trace``; None in a network without a search."""
+
+
 class Interpolator:
     """A loaded network that makes frames. Not thread-safe: one thread calls it."""
 
@@ -142,16 +161,17 @@ class Interpolator:
         self._device = device
         self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
         self._gate = _gate(options)
+        self._crew = Crew(MOST_WORKERS) if device.type == "cpu" else None
         batch = None if options.batch_size == "auto" else int(options.batch_size)
         scale = None if options.flow_scale == "auto" else float(options.flow_scale)
-        self._portions = Portions(device, precision, self._net.config, batch, scale)
+        workers = self._crew.count if self._crew else None
+        self._portions = Portions(device, precision, self._net.config, batch, scale, workers)
         self.batch_size = batch or 1
         self.notes = self._portions.notes
         """What the user should know of the frames since ``reset``."""
         self._sources: OrderedDict[int, _Source] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], _Pair] = OrderedDict()
-        self._paths: OrderedDict[tuple[int | None, ...], Tensor] = OrderedDict()
-        self._searches = 0
+        self._paths: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         self._cost: Cost | None = None
 
     @property
@@ -218,39 +238,72 @@ class Interpolator:
             torch.cuda.empty_cache()
 
     def _batch(self, requests: Sequence[Request], masks: bool) -> list[Made]:
-        net = self._net
-        height, width = requests[0].left.planes[0].shape
-        windows = self._portions.windows(height, width)
-        whole = len(windows) == 1
-        due, spent = [], []
-        pairs = []
-        paths = []
+        ready = self._prepared(requests)
+        # A card takes them in one launch, a processor beside each other.
+        parts = [ready] if self._crew is None else [[one] for one in ready]
+        made = self._each([partial(self._make, part, masks) for part in parts])
+        self._forget()
+        return list(chain.from_iterable(made))
+
+    def _each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        return [job() for job in jobs] if self._crew is None else self._crew.each(jobs)
+
+    def _prepared(self, requests: Sequence[Request]) -> list[_Ready]:
+        """Encode, search and trace what frames are made of, as far as that is still to be done."""
+        whole = len(self._portions.windows(*requests[0].left.planes[0].shape)) == 1
+        encode: dict[int, _Source] = {}
+        search: dict[tuple[int, int], Callable[[], None]] = {}
+        ready = []
         for request in requests:
-            around = self._around(request)
+            neighbours = self._neighbours(request)
             pair = self._source(request.left), self._source(request.right)
-            cost = self._sized_cost(pair[0])
-            pairs.append(pair)
-            due.append(self._due(request, around))
-            spent.append(0)
-            for source in pair:
-                if whole and source.encoding is None:
-                    source.encoding = net.encode(source.small)
-                    spent[-1] += cost.encode
-            if net.config.search:
-                searched = self._searches
-                paths.append(self._traced(request, around))
-                spent[-1] += (self._searches - searched) * cost.match
+            cost, spent = self._sized_cost(pair[0]), 0
+            for frame, source in zip((request.left, request.right), pair, strict=True):
+                if whole and source.encoding is None and frame.index not in encode:
+                    encode[frame.index] = source
+                    spent += cost.encode
+            for left, right in neighbours if self._net.config.search else ():
+                key, known = (left.index, right.index), self._pair(left, right)
+                if known.flow is None and key not in search:
+                    search[key] = partial(self._search, known, self._source(left), self._source(right))
+                    spent += cost.match
+            ready.append(_Ready(request, pair, self._due(request, neighbours), spent))
+        jobs: list[Callable[[], None]] = [*search.values()]  # first, since they take longest
+        jobs += [partial(self._encode, source) for source in encode.values()]
+        self._each(jobs)
+        if self._net.config.search:
+            for one in ready:
+                one.paths = self._traced(one.request)
+        return ready
+
+    @torch.inference_mode()
+    def _encode(self, source: _Source) -> None:
+        source.encoding = self._net.encode(source.small)
+
+    @torch.inference_mode()
+    def _search(self, pair: _Pair, left: _Source, right: _Source) -> None:
+        pair.flow = self._net.match(left.small, right.small)
+
+    @torch.inference_mode()
+    def _make(self, ready: Sequence[_Ready], masks: bool) -> list[Made]:
+        """Make frames in one batch. Changes nothing here: several threads do it at once."""
+        net = self._net
+        height, width = ready[0].request.left.planes[0].shape
+        windows = self._portions.windows(height, width)
+        pairs = [one.pair for one in ready]
+        cost = self._sized_cost(pairs[0][0])
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
-        t = torch.tensor([request.t for request in requests], device=self._device, dtype=torch.float32)
+        t = torch.tensor([one.request.t for one in ready], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
         factor = self._portions.factor(height, width)
+        paths = [one.paths for one in ready if one.paths is not None]
         found = carry(_joined(paths), t) if paths else None
-        if whole:
+        if len(windows) == 1:
             encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
             seen = see(net, frames, encodings, found, t, self._gate, backend)
         else:
             seen = see_in_windows(net, frames, found, t, self._gate, backend, windows, with_motion=factor > 1)
-        active = torch.ones(len(requests), len(PRUNED))
+        active = torch.ones(len(ready), len(PRUNED))
         if seen.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()
         result = seen.frame
@@ -258,19 +311,15 @@ class Interpolator:
             assert seen.motion is not None
             large = _joined([pair[0].rgb for pair in pairs]), _joined([pair[1].rgb for pair in pairs])
             result = blend_enlarged(*large, *seen.motion, factor)
-        self._forget()
         made = []
-        for index, request in enumerate(requests):
-            planes = rgb_to_planes(
-                result[index : index + 1, :, :height, :width], request.left.layout, request.left.colour
-            )
-            done = seen.level_macs[index]
+        for index, one in enumerate(ready):
+            left, done = one.request.left, seen.level_macs[index]
             made.append(
                 Made(
-                    planes=planes,
+                    planes=rgb_to_planes(result[index : index + 1, :, :height, :width], left.layout, left.colour),
                     active=tuple(active[index].tolist()),
-                    dense_macs=cost.dense + due[index],
-                    performed_macs=sum(done) + seen.other_macs[index] + spent[index],
+                    dense_macs=cost.dense + one.due,
+                    performed_macs=sum(done) + seen.other_macs[index] + one.spent,
                     level_dense_macs=cost.prunable,
                     level_performed_macs=done,
                     masks=self._pixel_masks([mask[index] for mask in seen.masks], height, width) if masks else None,
@@ -318,62 +367,49 @@ class Interpolator:
         self._pairs.move_to_end(key)
         return self._pairs[key]
 
-    def _around(self, request: Request) -> tuple[Frame | None, Frame | None]:
-        """The frames before and after that tell something: a repeated one does not say when it was taken."""
+    def _neighbours(self, request: Request) -> list[tuple[Frame, Frame]]:
+        """The pair itself, and those with the frames before and after it that tell something: a repeated one does not
+        say when it was taken."""
         gap = request.right.time - request.left.time
-
-        def tells(left: Frame, right: Frame) -> bool:
-            apart = right.time - left.time
-            return gap / LONGEST_GAP <= apart <= gap * LONGEST_GAP and not self._pair(left, right).still
-
-        before, after = request.before, request.after
+        pairs = [(request.left, request.right)]
         if gap <= 0 or not self._net.config.search:
-            return None, None
-        return (
-            before if before is not None and tells(before, request.left) else None,
-            after if after is not None and tells(request.right, after) else None,
-        )
+            return pairs
+        for left, right in ((request.before, request.left), (request.right, request.after)):
+            if left is not None and right is not None:
+                apart = right.time - left.time
+                if gap / LONGEST_GAP <= apart <= gap * LONGEST_GAP and not self._pair(left, right).still:
+                    pairs.append((left, right))
+        return pairs
 
-    def _traced(self, request: Request, around: tuple[Frame | None, Frame | None]) -> Tensor:
-        """The paths of a pair's points, from the cache or for it."""
-        before, after = around
-        left, right = request.left, request.right
-        key = tuple(None if frame is None else frame.index for frame in (before, left, right, after))
+    def _traced(self, request: Request) -> Tensor:
+        """The paths of a pair's points, from the cache or for it; its flow and its neighbours' have been searched."""
+        left, right, neighbours = request.left, request.right, self._neighbours(request)
+        key = tuple(frame.index for pair in neighbours for frame in pair)
         if key not in self._paths:
             gap = right.time - left.time
-            flow_before = None if before is None else self._flow(before, left)
-            flow = self._flow(left, right)
-            flow_after = None if after is None else self._flow(right, after)
-            intervals = (
-                0.0 if before is None else float((left.time - before.time) / gap),
-                0.0 if after is None else float((after.time - right.time) / gap),
-            )
-            self._paths[key] = trace(flow, flow_before, flow_after, torch.tensor([intervals], device=self._device))
+            flows: list[Tensor | None] = [None, None]
+            intervals = [0.0, 0.0]
+            for one, other in neighbours[1:]:
+                side = 0 if other is left else 1
+                flows[side] = self._pair(one, other).flow
+                intervals[side] = float((other.time - one.time) / gap)
+            flow = self._pair(left, right).flow
+            assert flow is not None
+            self._paths[key] = trace(flow, flows[0], flows[1], torch.tensor([intervals], device=self._device))
+        self._paths.move_to_end(key)
         return self._paths[key]
 
-    def _flow(self, left: Frame, right: Frame) -> Tensor:
-        """The flow between two frames, from the cache or for it."""
-        pair = self._pair(left, right)
-        if pair.flow is None:
-            pair.flow = self._net.match(self._source(left).small, self._source(right).small)
-            self._searches += 1
-        assert pair.flow is not None  # asked for only where the network has a search
-        return pair.flow
-
-    def _due(self, request: Request, around: tuple[Frame | None, Frame | None]) -> int:
+    def _due(self, request: Request, neighbours: Sequence[tuple[Frame, Frame]]) -> int:
         """What the dense network would spend on a pair besides the frames that are made, when it meets it first."""
-        before, after = around
-        left, right = request.left, request.right
-        cost = self._sized_cost(self._source(left))
+        cost = self._sized_cost(self._source(request.left))
         due = 0
-        for source in (self._source(left), self._source(right)):
+        for source in (self._source(request.left), self._source(request.right)):
             due += cost.encode * source.owed
             source.owed = False
-        for pair in ((before, left), (left, right), (right, after)):
-            if pair[0] is not None and pair[1] is not None:
-                known = self._pair(*pair)
-                due += cost.match * known.owed
-                known.owed = False
+        for left, right in neighbours:
+            known = self._pair(left, right)
+            due += cost.match * known.owed
+            known.owed = False
         return due
 
     def _is_still(self, request: Request) -> bool:
@@ -384,7 +420,7 @@ class Interpolator:
         """The frame at an instant between two frames in which nothing moves."""
         height, width = request.left.planes[0].shape
         left, right = self._source(request.left), self._source(request.right)
-        cost, due = self._sized_cost(left), self._due(request, (None, None))
+        cost, due = self._sized_cost(left), self._due(request, [(request.left, request.right)])
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
         self._forget()
         none = (0,) * len(PRUNED)

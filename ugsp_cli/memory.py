@@ -23,12 +23,14 @@ USABLE = 0.8
 """Share of the free memory that may be planned with: the allocators' gaps and the codecs' frames need some too."""
 
 
-def peak_bytes(whole: int, seen: int, batch: int, precision: str) -> int:
+def peak_bytes(whole: int, seen: int, batch: int, precision: str, workers: int | None = None) -> int:
     """What making frames takes at its peak, beside the weights and what the process takes without frames.
 
-    whole: pixels of a frame at its own size; seen: what the network sees of it at once; batch: frames made at once.
+    whole: pixels of a frame at its own size; seen: what the network sees of it at once; batch: frames made at once;
+    workers: how many of them are in the network at once, None: all.
     """
-    return batch * (seen * NETWORK_BYTES[precision] + whole * FRAME_BYTES)
+    inside = batch if workers is None else min(batch, workers)
+    return inside * seen * NETWORK_BYTES[precision] + batch * whole * FRAME_BYTES
 
 
 def free_bytes(device: torch.device) -> int | None:

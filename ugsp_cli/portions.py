@@ -35,9 +35,16 @@ class Portions:
     """A portion for each size of picture. Not thread-safe."""
 
     def __init__(
-        self, device: torch.device, precision: str, config: NetConfig, batch: int | None, flow_scale: float | None
+        self,
+        device: torch.device,
+        precision: str,
+        config: NetConfig,
+        batch: int | None,
+        flow_scale: float | None,
+        workers: int | None = None,
     ) -> None:
-        """batch: frames at once, None: what suits the device; flow_scale: the user's, None: by the size."""
+        """batch: frames at once, None: what suits the device; flow_scale: the user's, None: by the size; workers:
+        frames that a processor makes beside each other; None: a batch is made in one launch."""
         self.notes: list[str] = []
         """What was given up since ``reset``, each kind once."""
         self._device = device
@@ -45,6 +52,7 @@ class Portions:
         self._config = config
         self._batch = batch
         self._flow_scale = flow_scale
+        self._workers = workers
         self._at: dict[tuple[int, int], Portion] = {}
         self._why: dict[str, str] = {}
 
@@ -61,7 +69,7 @@ class Portions:
         """
         size = (height, width)
         if size not in self._at:
-            wanted = Portion(self._batch or _usual_batch(width, height, self._device))
+            wanted = Portion(self._batch or self._usual(height, width))
             self._at[size] = wanted
             free = free_bytes(self._device)
             while free is not None and self._predicted(height, width) > USABLE * free:
@@ -98,6 +106,13 @@ class Portions:
         """What the network sees at once of frames of a size; a single window is all of it."""
         return self._windows(height, width, self.settle(height, width).halvings)
 
+    def _usual(self, height: int, width: int) -> int:
+        """Frames at once where nobody asks and memory suffices."""
+        if self._workers is None:  # about eight of 1920x1080 fill a graphics card in one launch
+            return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
+        # Twice as many as are made at once: the searches and encodings for them are shared out too.
+        return 2 * self._workers if self._workers > 1 else 1
+
     def _windows(self, height: int, width: int, halvings: int) -> list[Window]:
         return split(*self.seen_size(height, width), halvings, self._config.alignment)
 
@@ -105,7 +120,8 @@ class Portions:
         """Bytes that frames of a size take at their peak."""
         portion = self._at[height, width]
         windows = self._windows(height, width, portion.halvings)
-        return peak_bytes(height * width, max(window.pixels for window in windows), portion.batch, self._precision)
+        most = max(window.pixels for window in windows)
+        return peak_bytes(height * width, most, portion.batch, self._precision, self._workers)
 
     def _give_up(self, height: int, width: int) -> bool:
         """Do less at once from now on. First what costs nothing: fewer frames. Then windows, which cost time and change
@@ -138,10 +154,3 @@ class Portions:
             "scale": f"motion is looked for at {1 / self.factor(height, width):g} of the size (--flow-scale)",
         }
         self.notes[:] = [f"{self._why[kind]}: {text}" for kind, text in texts.items() if kind in self._why]
-
-
-def _usual_batch(width: int, height: int, device: torch.device) -> int:
-    """On a CPU one frame fills the cores; on a GPU about eight 1080p frames do."""
-    if device.type == "cpu":
-        return 1
-    return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))

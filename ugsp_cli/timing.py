@@ -89,7 +89,8 @@ def _measure_size(
     engine: Interpolator, width: int, height: int, densities: Sequence[float], turns: int, display: Display
 ) -> Timing:
     net, device = engine.network, torch.device(engine.device)
-    batch = engine.batch_at(width, height)
+    # A processor makes the frames of a batch beside each other: one is timed, with all cores.
+    batch = 1 if device.type == "cpu" else engine.batch_at(width, height)
     alignment = net.config.alignment
     factor = engine.factor_at(width, height)
     columns, rows = (-(-side // (alignment * factor)) * alignment for side in (width, height))

@@ -1,0 +1,38 @@
+"""Frames side by side on a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+__all__ = ["Crew", "Result"]
+
+Result = TypeVar("Result")
+
+
+class Crew:
+    """Threads that do whole jobs, each with its share of the cores that torch uses.
+
+    The network's parts are too small for many cores to share one of them: two cores with a frame each make a fifth more
+    frames than two cores with one frame (1280x720, `benchmarks/speed.py`).
+    """
+
+    def __init__(self, most: int) -> None:
+        """most: threads, if there are so many cores."""
+        cores = torch.get_num_threads()
+        self.count = max(1, min(most, cores))
+        """Jobs that are done at once."""
+        # A thread's number of torch threads is its own; others keep theirs.
+        self._pool = ThreadPoolExecutor(self.count, "ugsp-crew", torch.set_num_threads, (cores // self.count,))
+
+    def each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What the jobs return, in order. One job alone gets all cores, in the caller's thread. Raises the error of the
+        first one that failed, once none is running."""
+        if len(jobs) < 2 or self.count < 2:
+            return [job() for job in jobs]
+        started = [self._pool.submit(job) for job in jobs]
+        wait(started)
+        return [one.result() for one in started]
