@@ -36,6 +36,7 @@ MODEL = (
     (640, 368, 1.0, "fp32", 4, 0),
     (640, 368, 1.0, "bf16", 1, 0),
     (1280, 720, 1.0, "fp32", 1, 0),
+    (1280, 720, 1.0, "fp32", 4, 0),
     (1280, 720, 1.0, "fp32", 1, 1),
     (3840, 2160, 0.25, "fp32", 1, 0),
     (7680, 4320, 0.25, "fp32", 1, 0),
@@ -105,7 +106,7 @@ def one_prediction(width: int, height: int, scale: float, precision: str, batch:
         "batch": batch,
         "windows": len(windows),
         "measured_mib": status("VmHWM") - before,
-        "predicted_mib": peak_bytes(width * height, seen, batch, precision) // MIB,
+        "predicted_mib": peak_bytes(width * height, seen, batch, precision, engine._portions._workers) // MIB,
     }
 
 

@@ -198,9 +198,7 @@ def run_network(engine: Interpolator, task: Task) -> tuple[list[Picture], float]
     engine.reset()
     around = [None, *task.kept, None]
     requests = [Request(*around[i + 1 : i + 3], float(t), around[i], around[i + 3]) for i, t, _ in task.wanted]
-    made = []
-    for start in range(0, len(requests), engine.batch_size):
-        made += engine.interpolate(requests[start : start + engine.batch_size])
+    made = engine.interpolate(requests)
     dense, spent = sum(item.dense_macs for item in made), sum(item.performed_macs for item in made)
     pictures = [picture(item.planes, truth) for item, (_, _, truth) in zip(made, task.wanted, strict=True)]
     return pictures, 1 - spent / dense

@@ -76,9 +76,7 @@ def requests(frames: list[Frame], rate: Fraction) -> Iterator[tuple[Request, Fra
 def run(engine: Interpolator, wanted: list[Request], masks: bool = False) -> tuple[float, list[Made]]:
     engine.reset()
     begun = time.perf_counter()
-    made: list[Made] = []
-    for start in range(0, len(wanted), max(1, engine.batch_size)):
-        made += engine.interpolate(wanted[start : start + max(1, engine.batch_size)], masks)
+    made = engine.interpolate(wanted, masks)
     return time.perf_counter() - begun, made
 
 

@@ -106,10 +106,10 @@ class Made:
 class _Source:
     """One source frame on the device."""
 
-    rgb: Tensor
-    """[1, 3, H, W] fp32, padded."""
     small: Tensor
-    """The same at the size that the network sees."""
+    """[1, 3, H, W] fp32, padded, at the size that the network sees."""
+    rgb: Tensor | None = None
+    """The same at full size; None until it is needed."""
     encoding: Encoding | None = None
     """None until it is needed; and where the network sees windows, which are encoded by themselves."""
     owed: bool = True
@@ -239,6 +239,9 @@ class Interpolator:
 
     def _batch(self, requests: Sequence[Request], masks: bool) -> list[Made]:
         ready = self._prepared(requests)
+        # Those before the first pair have told what they know.
+        for index in [index for index in self._sources if index < requests[0].left.index]:
+            del self._sources[index]
         # A card takes them in one launch, a processor beside each other.
         parts = [ready] if self._crew is None else [[one] for one in ready]
         made = self._each([partial(self._make, part, masks) for part in parts])
@@ -265,12 +268,16 @@ class Interpolator:
             for left, right in neighbours if self._net.config.search else ():
                 key, known = (left.index, right.index), self._pair(left, right)
                 if known.flow is None and key not in search:
-                    search[key] = partial(self._search, known, self._source(left), self._source(right))
+                    search[key] = partial(self._search, known, self._source(left, False), self._source(right, False))
                     spent += cost.match
             ready.append(_Ready(request, pair, self._due(request, neighbours), spent))
         jobs: list[Callable[[], None]] = [*search.values()]  # first, since they take longest
         jobs += [partial(self._encode, source) for source in encode.values()]
-        self._each(jobs)
+        if len(requests) > 1:
+            self._each(jobs)
+        else:  # perhaps for want of memory
+            for job in jobs:
+                job()
         if self._net.config.search:
             for one in ready:
                 one.paths = self._traced(one.request)
@@ -309,8 +316,9 @@ class Interpolator:
         result = seen.frame
         if factor > 1:
             assert seen.motion is not None
-            large = _joined([pair[0].rgb for pair in pairs]), _joined([pair[1].rgb for pair in pairs])
-            result = blend_enlarged(*large, *seen.motion, factor)
+            large = [[pair[side].rgb for pair in pairs] for side in (0, 1)]
+            both = [_joined([rgb for rgb in of_side if rgb is not None]) for of_side in large]
+            result = blend_enlarged(both[0], both[1], *seen.motion, factor)
         made = []
         for index, one in enumerate(ready):
             left, done = one.request.left, seen.level_macs[index]
@@ -336,20 +344,23 @@ class Interpolator:
         whole = [enlarge(mask[None], side)[0, 0] for mask, side in zip(masks, sides, strict=True)]
         return torch.stack([mask[:height, :width] for mask in whole]).bool().cpu().numpy()
 
-    def _source(self, frame: Frame) -> _Source:
-        """A frame on the device, from the cache or for it."""
-        if frame.index in self._sources:
-            self._sources.move_to_end(frame.index)
-            return self._sources[frame.index]
-        rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
-        height, width = rgb.shape[-2:]
-        factor = self._portions.factor(height, width)
-        alignment = factor * self._net.config.alignment
-        right, below = -width % alignment, -height % alignment
-        if right or below:
-            rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
-        source = _Source(rgb, rgb if factor == 1 else F.avg_pool2d(rgb, factor))
-        self._sources[frame.index] = source
+    def _source(self, frame: Frame, whole: bool = True) -> _Source:
+        """A frame on the device, from the cache or for it. whole: with its picture at full size, which only the frames
+        of a pair need, not those before and after it."""
+        source = self._sources.get(frame.index)
+        if source is None or (whole and source.rgb is None):
+            rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
+            height, width = rgb.shape[-2:]
+            factor = self._portions.factor(height, width)
+            alignment = factor * self._net.config.alignment
+            right, below = -width % alignment, -height % alignment
+            if right or below:
+                rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
+            if source is None:
+                source = self._sources[frame.index] = _Source(rgb if factor == 1 else F.avg_pool2d(rgb, factor))
+            if whole or factor == 1:
+                source.rgb = rgb
+        self._sources.move_to_end(frame.index)
         return source
 
     def _sized_cost(self, source: _Source) -> Cost:
@@ -362,7 +373,7 @@ class Interpolator:
         key = left.index, right.index
         if key not in self._pairs:
             side = self._net.config.grid_stride(PRUNED[0])
-            same = agreement(self._source(left).small, self._source(right).small, side)
+            same = agreement(self._source(left, False).small, self._source(right, False).small, side)
             self._pairs[key] = _Pair(bool(same.all()))
         self._pairs.move_to_end(key)
         return self._pairs[key]
@@ -414,6 +425,8 @@ class Interpolator:
 
     def _is_still(self, request: Request) -> bool:
         """Whether nothing moves between two frames, in which case nothing is to be computed."""
+        for frame in (request.left, request.right):
+            self._source(frame)  # whole, so that it is converted once
         return self._gate is not None and self._pair(request.left, request.right).still
 
     def _blended(self, request: Request, masks: bool) -> Made:
@@ -421,6 +434,8 @@ class Interpolator:
         height, width = request.left.planes[0].shape
         left, right = self._source(request.left), self._source(request.right)
         cost, due = self._sized_cost(left), self._due(request, [(request.left, request.right)])
+        assert left.rgb is not None
+        assert right.rgb is not None
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
         self._forget()
         none = (0,) * len(PRUNED)

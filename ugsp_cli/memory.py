@@ -17,7 +17,7 @@ which takes most. bf16 where it is emulated, which takes more than fp32; no grap
 
 FRAME_BYTES = 76
 """For each pixel of the frames: both given ones and the made one as fp32 RGB, and what their conversion needs. At
-7680x4320, where it is most of it, an engine peaked at 3629 MiB in one run and at 3054 in another."""
+7680x4320, where it is most of it, an engine peaked at 3534 MiB."""
 
 USABLE = 0.8
 """Share of the free memory that may be planned with: the allocators' gaps and the codecs' frames need some too."""
