@@ -66,6 +66,20 @@ def test_flow_that_does_not_lead_back_bends_nothing() -> None:
     torch.testing.assert_close(carry(trace(pair, wrong, wrong), HALF), carry(trace(pair), HALF), atol=1e-3, rtol=0)
 
 
+def test_what_is_not_known_bends_like_what_is_around_it() -> None:
+    """Unless so little is known that there is a cut."""
+    pair, before, after = flow(5, 0, 64, 80), flow(-1, 0, 64, 80), flow(11, 0, 64, 80)
+    whole = carry(trace(pair, before, after), HALF)
+    generator = torch.Generator().manual_seed(0)
+    lost = torch.rand(1, 1, 16, 20, generator=generator) < 0.3
+    lost = lost.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    noise = 40 * torch.randn(1, 4, 64, 80, generator=generator)
+    found = carry(trace(pair, torch.where(lost, noise, before), torch.where(lost, noise, after)), HALF)
+    error = (found - whole)[0, 0, 12:-12, 12:-12].abs()
+    assert error.mean() < 0.03  # of a bend of 0.75
+    assert torch.equal(carry(trace(pair, noise, noise), HALF), carry(trace(pair), HALF))
+
+
 def test_what_is_hidden_goes_on_as_it_came_and_is_taken_from_the_frame_that_shows_it() -> None:
     """A square of 48 pixels moves by 16 over ground that moves by 4 the other way."""
     ground, square = texture(128, 320), texture(48, 48, seed=1)

@@ -26,6 +26,13 @@ LEAST = 1e-3
 """Weight of points of which nothing is believed."""
 GUESS = 0.05
 """Weight of the flow without any paths, for places where no point arrives."""
+AROUND = 9
+"""Points, odd: side of the square that lends its acceleration to a point in it of which nothing is known."""
+ENOUGH = 4.0
+"""A point is lent all of it where one in so many around it is known, and less where fewer are."""
+LEAST_SHARE = 0.1
+"""Points of a frame that lead to a frame beyond and back, as a share of all: fewer mean that there is a cut between the
+two. Of pairs from 101 clips without a cut 0.36 do at least, across two cuts less than 0.01."""
 DOUBT = 0.05
 """Least share of a frame in what the other one is thought to hide."""
 _SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1)
@@ -66,15 +73,19 @@ def _side(
         return own, torch.zeros_like(own), seen + LEAST, torch.zeros_like(seen)
     away, toward = outside
     tracked = _agreement(away, toward)
+    tracked = tracked * (tracked.mean((1, 2, 3), keepdim=True) > LEAST_SHARE)
     every: Tensor | float = 1.0
     if interval is not None:
         known = (interval > 0).view(-1, 1, 1, 1)
         every = torch.where(known, interval.view(-1, 1, 1, 1), 1.0)
         tracked = tracked * known
     away = away / every
-    hidden = (1 - seen) * tracked
-    bend = 2 * seen * tracked / (1 + every) * (own + away)
-    return torch.lerp(own, -away, hidden), bend, seen + BEHIND * tracked + LEAST, hidden
+    hidden, known = (1 - seen) * tracked, seen * tracked
+    bend = known * 2 / (1 + every) * (own + away)
+    # What is not known itself bends like what is known around it: cameras turn the whole picture.
+    around = _mean_around(torch.cat((bend, known), dim=1))
+    filled = around[:, :2] / around[:, 2:].clamp(min=1 / ENOUGH)
+    return torch.lerp(own, -away, hidden), bend + (1 - known) * filled, seen + BEHIND * tracked + LEAST, hidden
 
 
 @torch.no_grad()
@@ -118,6 +129,14 @@ def _agreement(there: Tensor, back: Tensor) -> Tensor:
     """How well the way there [B, 2, h, w] fits the way back from where it leads: [B, 1, h, w], 0 to 1."""
     distance = (there + backward_warp(back, there)).square().sum(1, keepdim=True)
     return torch.exp(-distance / (NOISE + SHARE * there.square().sum(1, keepdim=True)))
+
+
+def _mean_around(values: Tensor) -> Tensor:
+    """Mean over ``AROUND`` x ``AROUND`` points, as far as they lie in the picture."""
+    for window in ((AROUND, 1), (1, AROUND)):
+        padding = window[0] // 2, window[1] // 2
+        values = F.avg_pool2d(values, window, 1, padding, count_include_pad=False)
+    return values
 
 
 def _splat(values: Tensor, weight: Tensor, flow: Tensor) -> Tensor:
