@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_search import texture
+from tests.test_search import shifted, texture
 from ugsp_net.paths import COARSER, carry, trace
 from ugsp_net.search import inverse_search
 
@@ -107,6 +107,16 @@ def test_what_is_hidden_goes_on_as_it_came_and_is_taken_from_the_frame_that_show
     assert found[0, 0, row, middle].mean() == pytest.approx(-4, abs=0.3)
 
 
+def test_across_a_cut_the_nearer_frame_is_shown() -> None:
+    flow = inverse_search(texture(256, 384), texture(256, 384, seed=1))
+    for t, sign in ((0.3, 1), (0.5, 1), (0.7, -1)):
+        found = carry(trace(flow), torch.tensor([t]))
+        assert not found[0, :4].any()
+        assert sign * found[0, 4].min() > 5
+        assert sign * found[0, 4].max() > 5
+    assert carry(trace(inverse_search(*shifted(6, 3.5))), HALF)[0, 4].abs().max() == 0
+
+
 def test_samples_of_a_batch_do_not_touch_each_other() -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = [4 * torch.randn(3, 4, 16, 20, generator=generator) for _ in range(3)]
@@ -124,6 +134,7 @@ def test_points_that_leave_the_picture_land_nowhere() -> None:
     """What moves out by more than the picture is wide leaves the guess behind, not itself at the border."""
     far = flow(200, 0, 16, 16)
     landed = carry(trace(far), HALF)
+    assert landed[0, 4].abs().max() == 0
     torch.testing.assert_close(landed[0, :4, 8, 8], torch.tensor([-100.0, 0, 100, 0]))
     assert COARSER == 2
-    assert trace(far).shape == (1, 16, 8, 8)
+    assert trace(far).shape == (1, 17, 8, 8)
