@@ -32,8 +32,8 @@ ENOUGH = 4.0
 """A point is lent all of it where one in so many around it is known, and less where fewer are."""
 LEAST_SHARE = 0.1
 """Points that lead to another frame and back, as a share of all: fewer mean that there is a cut between the two. In
-pairs of 101 clips without a cut 0.36 do at least, and 0.12 half a second apart; of 60 pairs that were put together from two
-clips, 0.01 in the median, and less than this in 54."""
+pairs of 101 clips without a cut 0.36 do at least, and 0.12 half a second apart; of 60 pairs that were put together from
+two clips, 0.01 in the median, and less than this in 54."""
 CERTAIN = 8.0
 """Logarithm on the blend where there is a cut: all of the nearer frame."""
 DOUBT = 0.05
