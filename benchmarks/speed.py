@@ -93,7 +93,15 @@ def measure(name: str, arguments: argparse.Namespace) -> tuple[Outcome, Picture,
     height, width = frames[0].planes[0].shape
     wanted, instants = map(list, zip(*requests(frames, arguments.fps), strict=True))
     engines = [
-        Interpolator(EngineOptions(arguments.weights, arguments.device, arguments.precision, pruning=pruning))
+        Interpolator(
+            EngineOptions(
+                arguments.weights,
+                arguments.device,
+                arguments.precision,
+                pruning=pruning,
+                batch_size=arguments.batch_size,
+            )
+        )
         for pruning in (False, True)
     ]
     # The first turn warms up, and is looked at.
@@ -166,6 +174,7 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--batch-size", default="auto")
     parser.add_argument("--masks", type=Path, help="JPEG to write")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -16,8 +16,7 @@ Result = TypeVar("Result")
 class Crew:
     """Threads that do whole jobs, each with its share of the cores that torch uses.
 
-    The network's parts are too small for many cores to share one of them: two cores with a frame each make a fifth more
-    frames than two cores with one frame (1280x720, `benchmarks/speed.py`).
+    The network's parts are too small for many cores to share one of them (figures in ARCHITECTURE.md).
     """
 
     def __init__(self, most: int) -> None:

@@ -41,8 +41,8 @@ MOST_WORKERS = 4
 """Frames that a processor makes at once, if it has so many cores; each takes memory of its own."""
 
 LONGEST_GAP = 2.5
-"""Times as far away as the frames of a pair are from each other, or as near, that a frame before or after tells of how
-they move: a pause between shots says nothing."""
+"""A frame before or after a pair tells how it moves if it is at most so many times as far away as the pair's frames are
+from each other, and at least that part of it: a pause says nothing."""
 
 
 @dataclass(frozen=True)
@@ -303,8 +303,7 @@ class Interpolator:
         t = torch.tensor([one.request.t for one in ready], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
         factor = self._portions.factor(height, width)
-        paths = [one.paths for one in ready if one.paths is not None]
-        found = carry(_joined(paths), t) if paths else None
+        found = carry(_joined([one.paths for one in ready]), t) if net.config.search else None
         if len(windows) == 1:
             encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
             seen = see(net, frames, encodings, found, t, self._gate, backend)
@@ -316,9 +315,8 @@ class Interpolator:
         result = seen.frame
         if factor > 1:
             assert seen.motion is not None
-            large = [[pair[side].rgb for pair in pairs] for side in (0, 1)]
-            both = [_joined([rgb for rgb in of_side if rgb is not None]) for of_side in large]
-            result = blend_enlarged(both[0], both[1], *seen.motion, factor)
+            large = _joined([pair[0].rgb for pair in pairs]), _joined([pair[1].rgb for pair in pairs])
+            result = blend_enlarged(*large, *seen.motion, factor)
         made = []
         for index, one in enumerate(ready):
             left, done = one.request.left, seen.level_macs[index]
@@ -532,6 +530,7 @@ def _stack(encodings: list[Encoding | None]) -> Encoding:
     return present[0] if len(present) == 1 else Encoding.join(present)
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
-    """One batch; a copy is saved where there is one tensor, which of an 8K frame takes 400 MB."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor:
+    """One batch of those that there are; a copy is saved where there is one, which of an 8K frame takes 400 MB."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return present[0] if len(present) == 1 else torch.cat(present)

@@ -143,7 +143,7 @@ class _Pending:
     request: Request | None
     """None: `left` itself is shown."""
 
-    def before(self, frame: Frame) -> _Pending:
+    def followed_by(self, frame: Frame) -> _Pending:
         """The same, now that the frame after its pair is known."""
         return self if self.request is None else replace(self, request=replace(self.request, after=frame))
 
@@ -299,7 +299,7 @@ class _Run:
         for right in self._decoded:
             cut = left is not None and threshold is not None and right.scene_score >= threshold
             follows = left is not None and not cut and not right.duplicate
-            yield from (pending.before(right) if follows else pending for pending in waiting)
+            yield from (pending.followed_by(right) if follows else pending for pending in waiting)
             waiting.clear()
             self._recorder.add_source(cut=cut, duplicate=right.duplicate)
             # The slots that became certain lie before `right`, so their left frame is the one read before it.

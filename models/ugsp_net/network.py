@@ -183,19 +183,25 @@ class UGSP(nn.Module):
         return inverse_search(frame0, frame1) if self.config.search else None
 
     def find(
-        self, frame0: Tensor, frame1: Tensor, t: Tensor, before: Tensor | None = None, after: Tensor | None = None
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        t: Tensor,
+        before: Tensor | None = None,
+        after: Tensor | None = None,
+        intervals: Tensor | None = None,
     ) -> Tensor | None:
-        """What ``coarse`` begins with, from the pair and, where they are known, the frames as long before and after it:
+        """What ``coarse`` begins with, from the pair and the frames before and after it, where they are known:
         [B, 5, H / 2, W / 2] fp32 as ``carry`` returns it. ``match``, ``trace`` and ``carry`` are its steps.
 
-        None in a network without a search.
+        intervals: as for ``trace``. None in a network without a search.
         """
         flow = self.match(frame0, frame1)
         if flow is None:
             return None
         flow_before = None if before is None else self.match(before, frame0)
         flow_after = None if after is None else self.match(frame1, after)
-        return carry(trace(flow, flow_before, flow_after), t)
+        return carry(trace(flow, flow_before, flow_after, intervals), t)
 
     def coarse(self, first: Encoding, second: Encoding, found: Tensor | None, t: Tensor) -> LevelState:
         """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16.
@@ -305,8 +311,7 @@ class UGSP(nn.Module):
         """Frame, flow, blend weight and both warped frames from the flow at stride 2 and the last level's [B, 8, H, W].
 
         The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. found: as
-        in ``LevelState``. moving:
-        [B, 1, rows, columns], 0 where the flow and the residual are to be none.
+        in ``LevelState``; moving: [B, 1, rows, columns], 0 where the flow and the residual are to be none.
         """
         if moving is None or bool(moving.all()):
             return self._rendered(frame0, frame1, flow, out, t, found, (0, 0))

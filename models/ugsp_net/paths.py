@@ -78,14 +78,14 @@ def _side(
     away, toward = outside
     tracked = _agreement(away, toward)
     tracked = tracked * (1 - _is_cut(tracked))
-    every: Tensor | float = 1.0
+    time: Tensor | float = 1.0
     if interval is not None:
-        known = (interval > 0).view(-1, 1, 1, 1)
-        every = torch.where(known, interval.view(-1, 1, 1, 1), 1.0)
-        tracked = tracked * known
-    away = away / every
+        there_is = (interval > 0).view(-1, 1, 1, 1)
+        time = torch.where(there_is, interval.view(-1, 1, 1, 1), 1.0)
+        tracked = tracked * there_is
+    away = away / time
     hidden, known = (1 - seen) * tracked, seen * tracked
-    bend = known * 2 / (1 + every) * (own + away)
+    bend = known * 2 / (1 + time) * (own + away)
     # What is not known itself bends like what is known around it: cameras turn the whole picture.
     around = _mean_around(torch.cat((bend, known), dim=1))
     filled = around[:, :2] / around[:, 2:].clamp(min=1 / ENOUGH)

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from ugsp_net.masks import Gate, gumbel_gate
 from ugsp_net.network import UGSP, Encoding, Interpolation, channels_last
-from ugsp_net.paths import carry, trace
 from ugsp_net.precision import autocast
 from ugsp_net.search import STRIDE
 from ugsp_net.training import losses
@@ -36,9 +35,12 @@ class Objective(nn.Module):
         device = next(net.parameters()).device
         windows = batch.frames.to(device, non_blocking=True).float() / 255
         size = config.plan.size
-        found = self._find(windows[:, 0], windows[:, 2], batch)
         frame0, truth, frame1 = batch.crops(windows, size).unbind(1)
         t, real = batch.t.to(device, non_blocking=True), batch.real.to(device, non_blocking=True)
+        around, intervals = batch.around.to(device, non_blocking=True).float() / 255, batch.intervals.to(device)
+        found = net.find(windows[:, 0], windows[:, 2], t, around[:, 0], around[:, 1], intervals)
+        if found is not None:
+            found = batch.crops(found, size, STRIDE)
         flow = batch.crops(batch.flow.to(device, non_blocking=True), size).float()
         trust = batch.crops(batch.trust.to(device, non_blocking=True), size).float()
         pruned: Interpolation | None = None
@@ -103,17 +105,6 @@ class Objective(nn.Module):
         values |= {name: part.detach() for name, part in parts.items()}
         total: Tensor = sum(parts.values(), start=full.frame.new_zeros(()))
         return total, values
-
-    def _find(self, frame0: Tensor, frame1: Tensor, batch: Batch) -> Tensor | None:
-        """``UGSP.find`` in whole windows, cut to the crops."""
-        around = batch.around.to(frame0.device, non_blocking=True).float() / 255
-        pairs = torch.cat((around[:, 0], frame0, frame1)), torch.cat((frame0, frame1, around[:, 1]))
-        flow = self.net.match(*pairs)
-        if flow is None:
-            return None
-        before, between, after = flow.chunk(3)
-        paths = trace(between, before, after, batch.intervals.to(frame0.device))
-        return batch.crops(carry(paths, batch.t.to(frame0.device)), self.config.plan.size, STRIDE)
 
     def _gate(self, progress: float) -> Gate:
         config = self.config

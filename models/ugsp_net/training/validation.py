@@ -58,19 +58,19 @@ class Validation:
         t = torch.tensor([0.5], device=device)
         found: dict[str, list[float]] = {}
         for example in self.examples:
-            frames = self._frames(example, net.config.alignment)
-            before, first, last, after = (
-                None if frame is None else torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255
-                for frame in (*frames[:2], *frames[3:])
+            shown = self._shown(example.shot, net.config.alignment)
+            first, last = example.first, example.first + example.span
+            pair = _tensor(shown[first], device), _tensor(shown[last], device)
+            # As far before and after as they are apart, where the shot has such frames.
+            before, after = (
+                _tensor(shown[number], device) if 0 <= number < len(shown) else None
+                for number in (first - example.span, last + example.span)
             )
-            truth = frames[2]
-            assert first is not None
-            assert truth is not None
-            assert last is not None
+            truth = shown[first + example.span // 2].copy()
             height, width = truth.shape[:2]
             cost = network_cost(net.config, width, height)
             with autocast(device, "auto"):
-                full, pruned = (net(first, last, t, gate, before, after) for gate in (None, hard_gate()))
+                full, pruned = (net(*pair, t, gate, before, after) for gate in (None, hard_gate()))
             active = [float(mask.mean()) for mask in pruned.masks]
             values = {"skipped": (cost.dense - cost.performed(active)) / cost.triplet}
             for name, made in (("", full), ("_pruned", pruned)):
@@ -81,19 +81,11 @@ class Validation:
                 found.setdefault(name, []).append(value)
         return {name: fmean(values) for name, values in sorted(found.items())}
 
-    def _frames(self, example: Example, alignment: int) -> list[NDArray[np.uint8] | None]:
-        """The frame before both outer ones, those with the true one in between, and the one after; [H, W, 3], the
-        middle of the picture at the network's alignment. None where the shot has no such frame."""
-        shot = example.shot
+    def _shown(self, shot: Shot, alignment: int) -> NDArray[np.uint8]:
+        """A view [frames, H, W, 3] of the middle of a shot's pictures, at the network's alignment."""
         height, width = (side - side % alignment for side in (shot.height, shot.width))
         y, x = (shot.height - height) // 2, (shot.width - width) // 2
-        steps = (-example.span, 0, example.span // 2, example.span, 2 * example.span)
-        frames = self.bank.frames(shot)[:, y : y + height, x : x + width]
-        # Copies: torch does not take what is mapped for reading only.
-        return [
-            frames[number].copy() if 0 <= number < shot.frames else None
-            for number in (example.first + step for step in steps)
-        ]
+        return self.bank.frames(shot)[:, y : y + height, x : x + width]
 
 
 def hold_out(bank: ClipBank, one_in: int = 20) -> tuple[ClipBank, ClipBank | None]:
@@ -104,6 +96,12 @@ def hold_out(bank: ClipBank, one_in: int = 20) -> tuple[ClipBank, ClipBank | Non
         return bank, None
     parts = [[shot for shot in bank.shots if (shot.clip in chosen) == wanted] for wanted in (False, True)]
     return ClipBank(bank.path, parts[0]), ClipBank(bank.path, parts[1])
+
+
+def _tensor(frame: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """[H, W, 3] 8-bit -> [1, 3, H, W] in [0, 1]."""
+    # A copy: torch does not take what is mapped for reading only.
+    return torch.from_numpy(frame.copy()).to(device).permute(2, 0, 1)[None].float() / 255
 
 
 def _picture(frame: Tensor) -> NDArray[np.uint8]:
