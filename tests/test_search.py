@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net import search
 from ugsp_net.search import STRIDE, inverse_search, search_macs
 
 
@@ -100,13 +99,12 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(F, "grid_sample", counting)
     frames = texture(112, 208), texture(112, 208, seed=1)
     inverse_search(*frames)
-    # Patches and rounds at a half, a quarter, an eighth and a sixteenth of the size; at the last one all displacements
-    # are tried.
+    # Patches, rounds, compared positions and flows to begin with at a half, a quarter, an eighth and a sixteenth of the
+    # size: at the last one all displacements, at the others what the smaller one found.
     compared = stepped = 0
-    for patches, rounds in ((26 * 14, 1), (13 * 7, 2), (7 * 4, 4), (4 * 2, 4)):
-        positions = 2 * search.PATCH**2 * patches
-        steps = rounds * search.STEPS
-        compared += positions * (2 + 4 * (rounds + 1) + 2 * steps)
-        stepped += positions * steps
-    assert read == compared + 2 * search.PATCH**2 * 4 * 2 * 25
+    sizes = (26 * 14, 1, 22, 1), (13 * 7, 2, 32, 1), (7 * 4, 4, 64, 1), (4 * 2, 4, 64, 25)
+    for patches, rounds, positions, first in sizes:
+        compared += 2 * patches * (positions * (1 + first + 4 * (rounds + 1) + 2 * rounds) + 64)
+        stepped += 2 * patches * positions * rounds
+    assert read == compared
     assert search_macs(208, 112) == 6 * read + 2 * stepped

@@ -1,9 +1,9 @@
 """Optical flow between two frames by dense inverse search (Kroeger et al., ECCV 2016): nothing in it is learnt.
 
 Patches of 8x8 positions, one for every 4x4, look for themselves in the other frame: coarse to fine, each from where the
-coarser ones and its neighbours ended, by Gauss-Newton steps whose gradients and Hessian come from the patch itself and
-are made once. The flow of a position is the mean over the patches that cover it, weighted by how well each fits there.
-The finest size is half the picture's. Where motion is plain this finds it to a fraction of a pixel, which a
+coarser ones and patches around it ended, by Gauss-Newton steps whose gradients and Hessian come from the patch itself
+and are made once. The flow of a position is the mean over the patches that cover it, weighted by how well each fits
+there. The finest size is half the picture's. Where motion is plain this finds it to a fraction of a pixel, which a
 network learns only from very many samples; where it is not, the network's levels mend it.
 """
 
@@ -24,11 +24,13 @@ CELL = PATCH // 2
 """Positions between patches: every position lies in four of them."""
 SMALLEST = 6
 """The picture is halved as long as its shorter side keeps so many positions."""
-ROUNDS = (1, 2, 4)
-"""At each size, the finest first and the last for all others: neighbours' flows are tried, then steps are taken. The
-smaller a size, the less a round costs and the more it changes."""
-STEPS = 1
-"""Gauss-Newton steps of a round."""
+DISTANCES = ((1,), (2, 1), (2, 1, 2, 1))
+"""The rounds at each size, the finest first and the last for all others: the flows of patches so far away are tried,
+counted in patches, then a step is taken. The smaller a size, the less a round costs and the more it changes. In the end
+those of direct neighbours are tried."""
+SAMPLED = (3, 2, 1)
+"""With one in so many of their positions patches look at each size, the finest first and the last for all others; how
+well they fit in the end is said by all of them."""
 DAMPING = 64.0
 """Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
 NOISE = 2.0
@@ -38,7 +40,7 @@ REACH = 2
 """At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
 _MARGIN = (PATCH - CELL) // 2
 _LUMA = (0.299, 0.587, 0.114)
-_SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
+_AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 @torch.no_grad()
@@ -53,12 +55,13 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
             height, width = sizes[-1].shape[-2:]
             sizes.append(F.avg_pool2d(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate"), 2))
         flow: Tensor | None = None
+        coarser: Tensor | None = None
         for level, image in reversed(list(enumerate(sizes))):
             if flow is not None:
                 height, width = image.shape[-2:]
                 flow = 2 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
                 flow = flow[..., :height, :width]
-            flow = _search(image, torch.cat(image.chunk(2)[::-1]), flow, _rounds(level), NOISE / 4**level)
+            flow, coarser = _search(image, torch.cat(image.chunk(2)[::-1]), flow, coarser, level)
         assert flow is not None
         return torch.cat(flow.chunk(2), dim=1)
 
@@ -72,12 +75,13 @@ def search_macs(width: int, height: int) -> int:
     width, height = width // STRIDE, height // STRIDE
     total = level = 0
     while True:
-        rounds = _rounds(level)
-        compared = 2 + (rounds + 1) * len(_SHIFTS) + 2 * rounds * STEPS
-        each = 6 * compared + 2 * rounds * STEPS
-        total += 2 * each * PATCH**2 * (-(-width // CELL)) * (-(-height // CELL))
-        if min(width, height) < 2 * SMALLEST:
-            return total + 12 * (2 * REACH + 1) ** 2 * PATCH**2 * (-(-width // CELL)) * (-(-height // CELL))
+        smallest = min(width, height) < 2 * SMALLEST
+        rounds, positions = len(_distances(level)), len(_sampled(level))
+        tried = 1 + (rounds + 1) * len(_AROUND) + 2 * rounds + ((2 * REACH + 1) ** 2 if smallest else 1)
+        each = (6 * tried + 2 * rounds) * positions + 6 * PATCH**2
+        total += 2 * each * (-(-width // CELL)) * (-(-height // CELL))
+        if smallest:
+            return total
         width, height, level = -(-width // 2), -(-height // 2), level + 1
 
 
@@ -88,22 +92,24 @@ def _luma(frame: Tensor) -> Tensor:
     return grey.add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
-def _rounds(level: int) -> int:
-    """At a size; 0: the finest."""
-    return ROUNDS[min(level, len(ROUNDS) - 1)]
+def _distances(level: int) -> tuple[int, ...]:
+    """Of the rounds at a size; 0: the finest."""
+    return DISTANCES[min(level, len(DISTANCES) - 1)]
+
+
+def _sampled(level: int) -> list[int]:
+    """The positions of a patch with which it looks at a size: along diagonals, where they are not all."""
+    every = SAMPLED[min(level, len(SAMPLED) - 1)]
+    places = product(range(PATCH), repeat=2)
+    return [PATCH * row + column for row, column in places if (row + (every - 1) * column) % every == 0]
 
 
 @dataclass(frozen=True)
 class _Patches:
-    """All patches of one frame at one size, and where they are looked for. N patches, S = PATCH^2 positions each."""
+    """All patches of one frame at one size, and where they are looked for. N patches, S positions of each."""
 
     template: Tensor
     """[B, S, N], the values of the frame that they are cut from."""
-    across: Tensor
-    """[B, S, N], their gradients, less each patch's mean: a change of brightness is no motion."""
-    down: Tensor
-    inverse: tuple[Tensor, Tensor, Tensor]
-    """The inverse Hessian's xx, xy and yy, [B, N]."""
     places: Tensor
     """[1 or B, S, N, 2]: their positions as ``grid_sample`` counts."""
     unit: Tensor
@@ -117,44 +123,54 @@ class _Patches:
         found = F.grid_sample(self.other, grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
         return found.sub_(self.template)
 
-    def step(self, flow: Tensor) -> Tensor:
-        """The flow after one Gauss-Newton step from another, both [B, N, 2]."""
-        residual = self.residual(flow)
-        x, y = (self.across * residual).sum(1), (self.down * residual).sum(1)
-        xx, xy, yy = self.inverse
-        return flow - torch.stack((xx * x + xy * y, xy * x + yy * y), dim=-1)
-
     def take(self, chosen: Tensor) -> _Patches:
         """Those of each frame whose numbers are in ``chosen``, [B, K]."""
         batch, count = chosen.shape
         if count == self.template.shape[-1]:
             return self
-        columns = chosen[:, None].expand(-1, PATCH**2, -1)
+        columns = chosen[:, None].expand(-1, self.template.shape[1], -1)
         places = self.places.expand(batch, -1, -1, -1).gather(2, columns[..., None].expand(-1, -1, -1, 2))
-        xx, xy, yy = self.inverse
-        return _Patches(
-            self.template.gather(2, columns),
-            self.across.gather(2, columns),
-            self.down.gather(2, columns),
-            (xx.gather(1, chosen), xy.gather(1, chosen), yy.gather(1, chosen)),
-            places,
-            self.unit,
-            self.other,
-        )
+        return _Patches(self.template.gather(2, columns), places, self.unit, self.other)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """How the values of patches change where they are moved."""
+
+    across: Tensor
+    """[B, S, N], their gradients, less each patch's mean: a change of brightness is no motion."""
+    down: Tensor
+    inverse: Tensor
+    """The inverse Hessian's xx, xy and yy, [B, 3, N]."""
+
+    def step(self, residual: Tensor) -> Tensor:
+        """The Gauss-Newton step [B, N, 2] from where the residual [B, S, N] is what it is."""
+        x, y = (self.across * residual).sum(1), (self.down * residual).sum(1)
+        xx, xy, yy = self.inverse.unbind(1)
+        return torch.stack((xx * x + xy * y, xy * x + yy * y), dim=-1)
+
+    def take(self, chosen: Tensor) -> _Slopes:
+        """Those of each frame whose numbers are in ``chosen``, [B, K]."""
+        if chosen.shape[1] == self.across.shape[-1]:
+            return self
+        columns = chosen[:, None].expand(-1, self.across.shape[1], -1)
+        inverse = self.inverse.gather(2, chosen[:, None].expand(-1, 3, -1))
+        return _Slopes(self.across.gather(2, columns), self.down.gather(2, columns), inverse)
 
 
 class _State:
     """The best flow of every patch so far, while some of them look for better ones."""
 
-    def __init__(self, patches: _Patches, chosen: Tensor, best: Tensor, cost: Tensor, fits: float) -> None:
-        """patches: those that look; chosen: their numbers, [B, K]; best, cost: of all patches, [B, N, 2] and [B, N];
-        fits: the cost up to which one looks no further."""
-        self._patches = patches
+    def __init__(self, patches: _Patches, slopes: _Slopes, best: Tensor, cost: Tensor, fits: float) -> None:
+        """best, cost: of all patches, [B, N, 2] and [B, N]; fits: the cost up to which one looks no further."""
+        looks = cost > fits
+        # As many of each frame: those that fit worst, so that one batch holds them all.
+        chosen = cost.topk(int(looks.sum(1).max()), dim=1).indices.sort(dim=1).values
+        self._patches, self._slopes = patches.take(chosen), slopes.take(chosen)
         self._all = best
         self._chosen = None if chosen.shape == cost.shape else chosen[..., None].expand(-1, -1, 2)
         self._flow = self._of_chosen(best)
-        self._cost = cost if self._chosen is None else cost.gather(1, chosen)
-        self._looks = self._cost > fits
+        self._cost, self._looks = cost.gather(1, chosen), looks.gather(1, chosen)
 
     @property
     def best(self) -> Tensor:
@@ -162,7 +178,12 @@ class _State:
         return self._flow if self._chosen is None else self._all.scatter(1, self._chosen, self._flow)
 
     def _of_chosen(self, flow: Tensor) -> Tensor:
+        """Of the patches that look, from that of all."""
         return flow if self._chosen is None else flow.gather(1, self._chosen)
+
+    def try_all(self, tried: Tensor) -> None:
+        """Try a flow for each of all patches, [B, N, 2]."""
+        self.try_flows(self._of_chosen(tried))
 
     def try_flows(self, tried: Tensor) -> None:
         """Take these flows, [B, K, 2], where they fit better."""
@@ -171,20 +192,20 @@ class _State:
         self._flow = torch.where(better[..., None], tried, self._flow)
         self._cost = torch.where(better, costs, self._cost)
 
-    def try_neighbours(self, rows: int, columns: int) -> None:
-        """Try the flows that the patches above, below, left and right have now."""
-        grid = self.best.view(-1, rows, columns, 2)
-        around = F.pad(grid.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
-        for row, column in _SHIFTS:
-            shifted = around[:, row : row + rows, column : column + columns].reshape(len(grid), -1, 2)
-            self.try_flows(self._of_chosen(shifted))
+    def try_around(self, grid: tuple[int, int], distance: int) -> None:
+        """Try the flows of the patches so far above, below, left and right. grid: rows and columns of patches."""
+        rows, columns = grid
+        flows = self.best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
+        side = min(distance, max(1, min(grid) - 1))
+        padded = F.pad(flows, (side,) * 4, mode="replicate").permute(0, 2, 3, 1)
+        for down, across in _AROUND:
+            row, column = side * (1 + down), side * (1 + across)
+            shifted = padded[:, row : row + rows, column : column + columns].reshape(len(flows), -1, 2)
+            self.try_all(shifted)
 
     def step(self) -> None:
-        """``STEPS`` Gauss-Newton steps."""
-        flow = self._flow
-        for _ in range(STEPS):
-            flow = self._patches.step(flow)
-            self.try_flows(flow)
+        """A Gauss-Newton step."""
+        self.try_flows(self._flow - self._slopes.step(self._patches.residual(self._flow)))
 
 
 def _cost(residual: Tensor) -> Tensor:
@@ -198,37 +219,45 @@ def _displacements(device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps)
 
 
-def _search(first: Tensor, second: Tensor, flow: Tensor | None, rounds: int, noise: float) -> Tensor:
-    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w]."""
-    fits = PATCH**2 * noise
+def _search(
+    first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
+) -> tuple[Tensor, Tensor]:
+    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w], and that of the
+    patches by themselves, [B, 2, rows, columns].
+
+    coarser: the latter of the next smaller size, which has not been averaged away where motion changes.
+    """
     batch, _, height, width = first.shape
-    rows, columns = -(-height // CELL), -(-width // CELL)
+    rows, columns = grid = -(-height // CELL), -(-width // CELL)
     below, right = rows * CELL - height, columns * CELL - width
-    patches = _cut(first, second, rows, columns)
+    whole, patches, slopes = _cut(first, second, grid, _sampled(level))
     if flow is None:
         best = first.new_zeros((batch, rows * columns, 2))
     else:
         filled = F.pad(flow, (0, right, 0, below), mode="replicate")
         best = F.avg_pool2d(filled, CELL).flatten(2).transpose(1, 2).contiguous()
     cost = _cost(patches.residual(best))
-    most = int((cost > fits).sum(1).max())
-    if most:
-        # As many of each frame: those that fit worst, so that one batch holds them all.
-        chosen = cost.topk(most, dim=1).indices.sort(dim=1).values
-        state = _State(patches.take(chosen), chosen, best, cost, fits)
-        if flow is None:
+    fits = patches.template.shape[1] * NOISE / 4**level
+    if bool((cost > fits).any()):
+        state = _State(patches, slopes, best, cost, fits)
+        if coarser is None:
             for tried in _displacements(first.device):
-                state.try_flows(tried.expand(batch, most, 2))
-        for _ in range(rounds):
-            state.try_neighbours(rows, columns)
+                state.try_all(tried.expand_as(best))
+        else:
+            enlarged = 2 * coarser.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            state.try_all(enlarged[..., :rows, :columns].flatten(2).transpose(1, 2))
+        for distance in _distances(level):
+            state.try_around(grid, distance)
             state.step()
-        state.try_neighbours(rows, columns)
+        state.try_around(grid, 1)
         best = state.best
-    misfit = patches.residual(best)
-    weight = 1 / ((_cost(misfit) / PATCH**2 + 4.0)[:, None] * misfit.abs_().clamp_(min=1.0))
+    misfit = whole.residual(best)
+    fit = _cost(misfit).div_(PATCH**2).add_(4.0)
+    weight = misfit.abs_().clamp_(min=1.0).mul_(fit[:, None]).reciprocal_()
     # Every cell is covered by four quarters of patches; where they overlap, their sum: F.fold at a third of its time.
     weight = weight.view(batch, 1, 2, CELL, 2, CELL, rows, columns)
-    moved = best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)[:, :, None, None]  # [B, 2, 1, 1, rows, columns]
+    of_patches = best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
+    moved = of_patches[:, :, None, None]
     summed = weight.new_zeros((batch, 3, CELL, CELL, rows + 1, columns + 1))
     for down, across in product((0, 1), repeat=2):
         quarter = weight[:, :, down, :, across]
@@ -236,35 +265,45 @@ def _search(first: Tensor, second: Tensor, flow: Tensor | None, rounds: int, noi
         there[:, :1] += quarter
         there[:, 1:].addcmul_(quarter, moved)
     flow = (summed[:, 1:] / summed[:, :1]).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
-    return flow[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
+    return flow[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width], of_patches
 
 
-def _cut(first: Tensor, second: Tensor, rows: int, columns: int) -> _Patches:
-    height, width = first.shape[-2:]
+def _cut(
+    first: Tensor, second: Tensor, grid: tuple[int, int], sampled: list[int]
+) -> tuple[_Patches, _Patches, _Slopes]:
+    """All patches: whole, those of their positions with which they look, and the slopes there."""
+    (rows, columns), (height, width) = grid, first.shape[-2:]
     around = (_MARGIN, _MARGIN + columns * CELL - width, _MARGIN, _MARGIN + rows * CELL - height)
     across, down = F.pad(first, (1, 1, 0, 0), mode="replicate"), F.pad(first, (0, 0, 1, 1), mode="replicate")
     across, down = (across[..., 2:] - across[..., :-2]) / 2, (down[..., 2:, :] - down[..., :-2, :]) / 2
+    template = _positions(F.pad(first, around, mode="replicate"), grid, list(range(PATCH**2)))
     # Outside the frame nothing is known of where it slopes.
-    template, across, down = (
-        F.unfold(values, PATCH, stride=CELL)
-        for values in (F.pad(first, around, mode="replicate"), F.pad(across, around), F.pad(down, around))
-    )
+    across, down = (_positions(F.pad(slope, around), grid, sampled) for slope in (across, down))
     across, down = across - across.mean(1, keepdim=True), down - down.mean(1, keepdim=True)
-    xx, yy = across.square().sum(1) + DAMPING, down.square().sum(1) + DAMPING
+    damping = DAMPING * len(sampled) / PATCH**2
+    xx, yy = across.square().sum(1) + damping, down.square().sum(1) + damping
     xy = (across * down).sum(1)
-    determinant = xx * yy - xy * xy
+    inverse = torch.stack((yy, -xy, xx), dim=1) / (xx * yy - xy * xy)[:, None]
     inside = torch.arange(PATCH, device=first.device, dtype=torch.float32) - _MARGIN
     unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
     x = CELL * torch.arange(columns, device=first.device) + inside[:, None]  # [PATCH, columns]
     y = CELL * torch.arange(rows, device=first.device) + inside[:, None]  # [PATCH, rows]
     shape = (PATCH, PATCH, rows, columns)
     places = torch.stack((x[None, :, None, :].expand(shape), y[:, None, :, None].expand(shape)), dim=-1)
-    return _Patches(
-        template,
-        across,
-        down,
-        (yy / determinant, -xy / determinant, xx / determinant),
-        (places.reshape(1, PATCH**2, rows * columns, 2) * unit - 1),
-        unit,
-        second,
-    )
+    whole = _Patches(template, places.reshape(1, PATCH**2, rows * columns, 2) * unit - 1, unit, second)
+    patches = whole
+    if len(sampled) < PATCH**2:
+        patches = _Patches(template[:, sampled], whole.places[:, sampled], unit, second)
+    return whole, patches, _Slopes(across, down, inverse)
+
+
+def _positions(values: Tensor, grid: tuple[int, int], positions: list[int]) -> Tensor:
+    """The values [B, 1, h, w] at these positions of every patch: [B, S, N]."""
+    rows, columns = grid
+    if len(positions) == PATCH**2:
+        return F.unfold(values, PATCH, stride=CELL)
+    cut = values.new_empty((len(values), len(positions), rows, columns))
+    for number, position in enumerate(positions):
+        row, column = divmod(position, PATCH)
+        cut[:, number] = values[:, 0, row::CELL, column::CELL][:, :rows, :columns]
+    return cut.flatten(2)
