@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net, smooth_frames
+from tests.test_search import texture
 from ugsp_net import checkpoint, matching, warp
 from ugsp_net.config import NetConfig
-from ugsp_net.masks import agreement, enlarge, fixed_gate, gumbel_gate, hard_gate, keep_gate, still_blocks, to_grid
+from ugsp_net.masks import (
+    agreement,
+    change,
+    enlarge,
+    fixed_gate,
+    gumbel_gate,
+    hard_gate,
+    keep_gate,
+    same_pixels,
+    still_blocks,
+    still_pixels,
+    to_grid,
+)
 from ugsp_net.network import UGSP, Encoding, LevelState, found_at
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
@@ -84,7 +100,58 @@ def test_blocks_agree_within_the_noise() -> None:
     other[:, 1, 3, 5] += 9 / 255  # one pixel, in one colour
     other[:, :, 16:, 16:32] += 1.5 / 255  # a little everywhere
     other[:, 2, 20, 50] -= 7 / 255
-    assert agreement(frame, other, 16)[0, 0].tolist() == [[False, True, True, True], [True, False, True, True]]
+    assert agreement(change(frame, other), 16)[0, 0].tolist() == [[False, True, True, True], [True, False, True, True]]
+
+
+def still_among(frames: Sequence[Tensor]) -> Tensor:
+    """[H, W] bool, at the size of the frames, of which the second and the third are the pair."""
+    same = torch.stack([same_pixels(change(*pair)) for pair in itertools.pairwise(frames)]).all(0)
+    return enlarge(still_pixels(frames[1], same), 2)[0, 0] > 0
+
+
+def panned(number: int) -> Tensor:
+    """[1, 3, 112, 208]: a texture that has moved by 6 and 3 pixels so many times."""
+    return texture(160, 304)[..., 24 - 3 * number : 136 - 3 * number, 48 - 6 * number : 256 - 6 * number]
+
+
+def captioned(frame: Tensor) -> Tensor:
+    """Bars like those of letters, white with dark edges, in the middle; all else is the frame."""
+    frame = frame.clone()
+    for left in range(48, 144, 16):
+        frame[..., 40:72, left : left + 10] = 0.05
+        frame[..., 42:70, left + 2 : left + 8] = 0.95
+    return frame
+
+
+def test_a_caption_before_what_moves_stands_still() -> None:
+    plain = [panned(number) for number in range(4)]
+    still = still_among([captioned(frame) for frame in plain])
+    letters = captioned(torch.full((1, 3, 112, 208), 0.5))[0, 0] != 0.5
+    assert still[letters].all()
+    around = F.max_pool2d(letters[None, None].float(), 9, 1, 4)[0, 0] > 0
+    assert not still[~around].any()
+    assert not still_among(plain).any()
+
+
+def test_a_still_background_may_be_passed_by_something_fast() -> None:
+    """What is in none of the frames may have been there between them."""
+    frames = [texture(112, 208) for _ in range(4)]
+    for number, frame in enumerate(frames):
+        frame[..., 50:62, 8 + 48 * number : 20 + 48 * number] = 0.9
+    assert not still_among(frames).any()
+
+
+def test_a_caption_stays_readable() -> None:
+    """Frames before and after tell what stands still; without them flow tears at it."""
+    net, half = small_net(), torch.tensor([0.5])
+    before, frame0, truth, frame1, after = (captioned(panned(number)) for number in (-2, 0, 1, 2, 4))
+    letters = captioned(torch.full((1, 3, 112, 208), 0.5))[0, 0] != 0.5
+    with torch.no_grad():
+        alone = net(frame0, frame1, half).frame
+        made = net(frame0, frame1, half, hard_gate(), before, after)
+    error, torn = (float((frame - truth).abs()[..., letters].mean()) for frame in (made.frame, alone))
+    assert error < 1e-3 < torn
+    assert made.flow[..., letters].abs().mean() < 0.01  # but for the corners of single letters
 
 
 def test_nothing_moves_where_frames_agree_and_no_flow_leads_there() -> None:

@@ -20,7 +20,7 @@ def flow(x: float, y: float, height: int = 24, width: int = 40) -> Tensor:
 
 def inside(found: Tensor) -> Tensor:
     """Away from the border, where points come in of which nothing is known."""
-    return found[0, :, 10:-10, 10:-10]
+    return found[0, :5, 10:-10, 10:-10]
 
 
 @pytest.mark.parametrize("t", [0.25, 0.5, 0.8])
@@ -122,7 +122,7 @@ def test_samples_of_a_batch_do_not_touch_each_other() -> None:
     pairs = [4 * torch.randn(3, 4, 16, 20, generator=generator) for _ in range(3)]
     intervals, t = torch.tensor([[1.0, 0.5], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0.2, 0.5, 0.9])
     together = carry(trace(pairs[1], pairs[0], pairs[2], intervals), t)
-    assert together.shape == (3, 5, 16, 20)
+    assert together.shape == (3, 6, 16, 20)
     assert together.isfinite().all()
     for index in range(3):
         one = slice(index, index + 1)
@@ -137,4 +137,12 @@ def test_points_that_leave_the_picture_land_nowhere() -> None:
     assert landed[0, 4].abs().max() == 0
     torch.testing.assert_close(landed[0, :4, 8, 8], torch.tensor([-100.0, 0, 100, 0]))
     assert COARSER == 2
-    assert trace(far).shape == (1, 17, 8, 8)
+    assert trace(far).shape == (1, 21, 8, 8)
+
+
+def test_what_stands_still_is_handed_on_as_it_is() -> None:
+    still = (torch.rand(2, 1, 24, 40, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    pairs = torch.cat((flow(3, 1), flow(0, 2)))
+    found = carry(trace(pairs, still=still), torch.tensor([0.3, 0.5]))
+    assert torch.equal(found[:, 5:], still)
+    assert carry(trace(pairs), torch.tensor([0.3, 0.5]))[:, 5:].abs().max() == 0

@@ -26,7 +26,7 @@ from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
-from ugsp_net.masks import Gate, agreement, enlarge, hard_gate, keep_gate
+from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, same_pixels, still_pixels
 from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.paths import carry, trace
 from ugsp_net.precision import has_fast_bf16
@@ -122,6 +122,8 @@ class _Pair:
 
     still: bool
     """Whether nothing moves between them."""
+    same: Tensor
+    """From ``same_pixels``, at the size that the network sees."""
     flow: Tensor | None = None
     """From ``UGSP.match``; None until it is needed, and in a network without a search."""
     owed: bool = True
@@ -371,8 +373,8 @@ class Interpolator:
         key = left.index, right.index
         if key not in self._pairs:
             side = self._net.config.grid_stride(PRUNED[0])
-            same = agreement(self._source(left, False).small, self._source(right, False).small, side)
-            self._pairs[key] = _Pair(bool(same.all()))
+            changed = change(self._source(left, False).small, self._source(right, False).small)
+            self._pairs[key] = _Pair(bool(agreement(changed, side).all()), same_pixels(changed))
         self._pairs.move_to_end(key)
         return self._pairs[key]
 
@@ -398,13 +400,17 @@ class Interpolator:
             gap = right.time - left.time
             flows: list[Tensor | None] = [None, None]
             intervals = [0.0, 0.0]
+            pair = self._pair(left, right)
+            same = pair.same
             for one, other in neighbours[1:]:
-                side = 0 if other is left else 1
-                flows[side] = self._pair(one, other).flow
+                side, known = 0 if other is left else 1, self._pair(one, other)
+                flows[side] = known.flow
                 intervals[side] = float((other.time - one.time) / gap)
-            flow = self._pair(left, right).flow
-            assert flow is not None
-            self._paths[key] = trace(flow, flows[0], flows[1], torch.tensor([intervals], device=self._device))
+                same = same & known.same
+            still = still_pixels(self._source(left).small, same) if len(neighbours) > 1 else None
+            assert pair.flow is not None
+            apart = torch.tensor([intervals], device=self._device)
+            self._paths[key] = trace(pair.flow, flows[0], flows[1], apart, still)
         self._paths.move_to_end(key)
         return self._paths[key]
 

@@ -42,11 +42,33 @@ STILL_FLOW = 4.0
 AROUND = 64
 """Pixels around a block in which all must agree where the flow is larger: it is wrong there."""
 
+SAME = 10 / 255
+"""Change up to which a pixel shows the same in two frames."""
+EDGE = 24 / 255
+"""Difference of two pixels beside a pixel, ``EDGE_REACH`` away from it each, that makes it part of an edge."""
+EDGE_REACH = 2
+EDGES = 0.4
+"""Least share of such pixels in the 6x6 around: single ones come about where noise meets noise."""
+WITHIN = 16
+"""Pixels from there, at most twice as many, to which what shows the same belongs too: the inside of a large letter."""
+OVERLAID = 0.75
+"""Largest share of pixels that show the same in the ``5 x 16`` around: where more do, the background stands still, and
+what passes before it in between, in none of the frames, must not be lost."""
 
-def agreement(frame0: Tensor, frame1: Tensor, side: int) -> Tensor:
-    """Blocks of side x side pixels in which two frames agree: [B, 3, H, W] in [0, 1] -> [B, 1, rows, columns] bool."""
-    difference = (frame0 - frame1).abs().amax(1, keepdim=True)
-    return (F.avg_pool2d(difference, side) < AGREE_MEAN) & (F.max_pool2d(difference, side) < AGREE_MOST)
+
+def change(frame0: Tensor, frame1: Tensor) -> Tensor:
+    """The largest difference of the three colours: [B, 3, H, W] -> [B, 1, H, W]."""
+    return (frame0 - frame1).abs_().amax(1, keepdim=True)
+
+
+def same_pixels(changed: Tensor) -> Tensor:
+    """Pixels that show the same in two frames, from their ``change``: [B, 1, H, W] bool."""
+    return changed < SAME
+
+
+def agreement(changed: Tensor, side: int) -> Tensor:
+    """Blocks of side x side pixels in which two frames agree, from their ``change``: [B, 1, rows, columns] bool."""
+    return (F.avg_pool2d(changed, side) < AGREE_MEAN) & (F.max_pool2d(changed, side) < AGREE_MOST)
 
 
 def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
@@ -63,6 +85,30 @@ def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
     blocks = -(-AROUND // side)
     around = F.max_pool2d((~agree).float(), 2 * blocks + 1, 1, blocks) == 0
     return agree & (slow | around)
+
+
+def still_pixels(frame: Tensor, same: Tensor) -> Tensor:
+    """Where text and signs stand still before what moves, which flow found in patches tears apart.
+
+    Edges that are at one place in three or four frames stand still; flat parts of what moves may show the same too.
+
+    frame: [B, 3, H, W] in [0, 1], sides multiples of 16; same: [B, 1, H, W] bool, the pixels that show the same in it,
+    in the other frame of the pair and in the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
+    """
+    seen = same.float()
+    overlaid = F.avg_pool2d(F.avg_pool2d(seen, 16), 5, 1, 2, count_include_pad=False) < OVERLAID
+    if not bool(overlaid.any()):
+        return torch.zeros_like(seen[..., ::2, ::2])
+    shade, far = frame[:, 1:2], 2 * EDGE_REACH
+    edge = torch.zeros_like(same)
+    edge[..., EDGE_REACH:-EDGE_REACH] = (shade[..., far:] - shade[..., :-far]).abs_() > EDGE
+    edge[..., EDGE_REACH:-EDGE_REACH, :] |= (shade[..., far:, :] - shade[..., :-far, :]).abs_() > EDGE
+    shares = F.avg_pool2d(torch.cat((seen, (edge & same).float()), dim=1), 2)  # of 2x2
+    rooted = (F.avg_pool2d(shares[:, 1:], 3, 1, 1) > EDGES).float()
+    reach = WITHIN // 2
+    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, reach), 3, 1, 1), reach)
+    still = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (shares[:, :1] == 1))
+    return still * enlarge(overlaid.float(), 8)
 
 
 def enlarge(mask: Tensor, factor: int) -> Tensor:

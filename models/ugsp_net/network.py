@@ -12,7 +12,18 @@ from torch.nn import functional as F
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
-from ugsp_net.masks import Gate, agreement, block_side, bounds, enlarge, still_blocks, to_grid
+from ugsp_net.masks import (
+    Gate,
+    agreement,
+    block_side,
+    bounds,
+    change,
+    enlarge,
+    same_pixels,
+    still_blocks,
+    still_pixels,
+    to_grid,
+)
 from ugsp_net.paths import carry, trace
 from ugsp_net.refinement import Refinement
 from ugsp_net.search import CELL, STRIDE, inverse_search
@@ -63,9 +74,9 @@ class LevelState:
     feature: Tensor
     """[B, C, H / s, W / s]."""
     found: Tensor | None = None
-    """[B, 5, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2, and a first
-    guess of the blend, as ``carry`` returns them. A level's flow is this and what the levels so far add: those at
-    strides 16 and 8 add nothing. None in a network without a search."""
+    """[B, 6, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2, a first
+    guess of the blend, and what stands still before it all, as ``carry`` returns them. A level's flow is this and what
+    the levels so far add: those at strides 16 and 8 add nothing. None in a network without a search."""
 
     def __getitem__(self, some: slice) -> LevelState:
         """Part of the batch."""
@@ -192,16 +203,25 @@ class UGSP(nn.Module):
         intervals: Tensor | None = None,
     ) -> Tensor | None:
         """What ``coarse`` begins with, from the pair and the frames before and after it, where they are known:
-        [B, 5, H / 2, W / 2] fp32 as ``carry`` returns it. ``match``, ``trace`` and ``carry`` are its steps.
+        [B, 6, H / 2, W / 2] fp32 as ``carry`` returns it. ``match``, ``trace`` and ``carry`` are its steps.
 
         intervals: as for ``trace``. None in a network without a search.
         """
         flow = self.match(frame0, frame1)
         if flow is None:
             return None
-        flow_before = None if before is None else self.match(before, frame0)
-        flow_after = None if after is None else self.match(frame1, after)
-        return carry(trace(flow, flow_before, flow_after, intervals), t)
+        same = same_pixels(change(frame0, frame1))
+        flows: list[Tensor | None] = [None, None]
+        there_are = torch.zeros_like(t, dtype=torch.bool)
+        for index, (one, other) in enumerate(((before, frame0), (frame1, after))):
+            if one is None or other is None:
+                continue
+            flows[index] = self.match(one, other)
+            there_is = torch.ones_like(there_are) if intervals is None else intervals[:, index] > 0
+            same = same & (same_pixels(change(one, other)) | ~there_is.view(-1, 1, 1, 1))
+            there_are = there_are | there_is
+        still = still_pixels(frame0, same & there_are.view(-1, 1, 1, 1))
+        return carry(trace(flow, flows[0], flows[1], intervals, still), t)
 
     def coarse(self, first: Encoding, second: Encoding, found: Tensor | None, t: Tensor) -> LevelState:
         """The coarsest level, which is never pruned: bilateral flow and a feature at stride 16.
@@ -239,7 +259,7 @@ class UGSP(nn.Module):
         moving: Tensor | None = None
         if gate is not None:
             side = self.config.grid_stride(STRIDES.index(8))
-            agree = agreement(frame0, frame1, side)
+            agree = agreement(change(frame0, frame1), side)
             moving = (~still_blocks(agree, STRIDES[-1] * coarse.flow, side)).float()
         all_logits: list[Tensor] = []
         for index in range(len(STRIDES) - 2, -1, -1):
@@ -346,14 +366,22 @@ class UGSP(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What ``_render`` makes of a rectangle in which everything may move. out: there; corner: its first row and
         column, even."""
-        when = t.view(-1, 1, 1, 1)
-        flow = torch.addcmul(_enlarged_part(2 * flow, corner, out.shape[-2:]), out[:, :4], self.pace(t))
-        logit = out[:, 4:5] + torch.log((1 - when) / when)
+        when, size = t.view(-1, 1, 1, 1), out.shape[-2:]
+        flow = torch.addcmul(_enlarged_part(2 * flow, corner, size), out[:, :4], self.pace(t))
+        logit, still = out[:, 4:5] + torch.log((1 - when) / when), None
         if found is not None:
-            logit = logit + _enlarged_part(found[:, 4:], corner, out.shape[-2:])
+            logit = logit + _enlarged_part(found[:, 4:5], corner, size)
+            if bool(found[:, 5:].any()):
+                still = _enlarged_part(found[:, 5:], corner, size)
         blend = torch.sigmoid(logit)
         warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
-        return torch.lerp(warped1, warped0, blend) + out[:, 5:], flow, blend, (warped0, warped1)
+        frame = torch.lerp(warped1, warped0, blend) + out[:, 5:]
+        if still is not None:
+            rows, columns = (slice(start, start + length) for start, length in zip(corner, size, strict=True))
+            here0, here1 = frame0[:, :, rows, columns], frame1[:, :, rows, columns]
+            frame = torch.lerp(frame, torch.lerp(here0, here1, when), still)
+            flow, blend = flow * (1 - still), torch.lerp(blend, (1 - when).expand_as(blend), still)
+        return frame, flow, blend, (warped0, warped1)
 
     def pace(self, t: Tensor) -> Tensor:
         """How far each flow reaches at the instants t [B], as a share of its reach at t = 0.5; [B, 4, 1, 1]."""

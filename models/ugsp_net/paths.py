@@ -38,12 +38,16 @@ CERTAIN = 8.0
 """Logarithm on the blend where there is a cut: all of the nearer frame."""
 DOUBT = 0.05
 """Least share of a frame in what the other one is thought to hide."""
-_SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1)
+_SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, COARSER * COARSER)
 
 
 @torch.no_grad()
 def trace(
-    flow: Tensor, before: Tensor | None = None, after: Tensor | None = None, intervals: Tensor | None = None
+    flow: Tensor,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    intervals: Tensor | None = None,
+    still: Tensor | None = None,
 ) -> Tensor:
     """What is known of the paths of both frames' points, for every instant between the frames.
 
@@ -53,7 +57,8 @@ def trace(
 
     Returns [B, 17, h / 2, w / 2] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
     points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points; weight; how sure
-    it is that the other frame hides the point. Last, 1 everywhere where there is a cut between the two, else 0.
+    it is that the other frame hides the point. Then 1 everywhere where there is a cut between the two, else 0, and last
+    what stands still, of the four positions of a point.
     """
     first, second = _points(flow).chunk(2, dim=1)
     there, back = _agreement(first, second), _agreement(second, first)
@@ -65,7 +70,10 @@ def trace(
         away, toward = _points(after).chunk(2, dim=1)
         sides[1] = _side(second, back, (away, toward), None if intervals is None else intervals[:, 1])
     cut = _is_cut(there).expand_as(there)
-    return torch.cat([first, second, *(values for both in zip(*sides, strict=True) for values in both), cut], dim=1)
+    if still is None:
+        still = torch.zeros_like(flow[:, :1])
+    told = [values for both in zip(*sides, strict=True) for values in both]
+    return torch.cat([first, second, *told, cut, F.pixel_unshuffle(still, COARSER)], dim=1)
 
 
 def _side(
@@ -96,12 +104,14 @@ def _side(
 def carry(paths: Tensor, t: Tensor) -> Tensor:
     """The flow at an instant, and which frame shows what lies there.
 
-    paths: from ``trace``, [B, 17, h, w]; t: [B] fp32 in (0, 1). Returns [B, 5, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
+    paths: from ``trace``, [B, 21, h, w]; t: [B] fp32 in (0, 1). Returns [B, 6, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
     (x, y), in positions of the flow that was searched; the logarithm of how many times more of the first frame than of
     the second is to be seen. Across a cut nothing moves, and the nearer frame is to be seen.
     """
     when = t.view(-1, 1, 1, 1)
-    guess0, guess1, first, second, bend0, bend1, weight0, weight1, hidden0, hidden1, cut = paths.split(_SIDES, dim=1)
+    guess0, guess1, first, second, bend0, bend1, weight0, weight1, hidden0, hidden1, cut, still = paths.split(
+        _SIDES, dim=1
+    )
     curve = when * (1 - when) / 2
     bend0, bend1, none = curve * bend0, curve * bend1, torch.zeros_like(hidden0)
     to1, to0 = (1 - when) * first, when * second
@@ -123,7 +133,7 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     prior = torch.log((1 + DOUBT - hidden[:, 1:]) / (1 + DOUBT - hidden[:, :1]))
     flow = flow / known * (1 - cut)
     prior = torch.where(cut > 0, torch.where(when <= 0.5, CERTAIN, -CERTAIN), prior)
-    return upsample(torch.cat((flow, prior), dim=1), COARSER)
+    return torch.cat((upsample(torch.cat((flow, prior), dim=1), COARSER), F.pixel_shuffle(still, COARSER)), dim=1)
 
 
 def _points(flow: Tensor) -> Tensor:
