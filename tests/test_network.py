@@ -23,7 +23,6 @@ from ugsp_net.masks import (
     gumbel_gate,
     hard_gate,
     keep_gate,
-    same_pixels,
     still_blocks,
     still_pixels,
     to_grid,
@@ -105,8 +104,8 @@ def test_blocks_agree_within_the_noise() -> None:
 
 def still_among(frames: Sequence[Tensor]) -> Tensor:
     """[H, W] bool, at the size of the frames, of which the second and the third are the pair."""
-    same = torch.stack([same_pixels(change(*pair)) for pair in itertools.pairwise(frames)]).all(0)
-    return enlarge(still_pixels(frames[1], same), 2)[0, 0] > 0
+    changed = torch.stack([change(*pair) for pair in itertools.pairwise(frames)]).amax(0)
+    return enlarge(still_pixels(frames[1], frames[2], changed), 2)[0, 0] > 0
 
 
 def panned(number: int) -> Tensor:

@@ -26,7 +26,7 @@ from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
-from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, same_pixels, still_pixels
+from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, still_pixels
 from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.paths import carry, trace
 from ugsp_net.precision import has_fast_bf16
@@ -122,8 +122,8 @@ class _Pair:
 
     still: bool
     """Whether nothing moves between them."""
-    same: Tensor
-    """From ``same_pixels``, at the size that the network sees."""
+    changed: Tensor
+    """From ``change``, at the size that the network sees."""
     flow: Tensor | None = None
     """From ``UGSP.match``; None until it is needed, and in a network without a search."""
     owed: bool = True
@@ -373,10 +373,14 @@ class Interpolator:
         key = left.index, right.index
         if key not in self._pairs:
             side = self._net.config.grid_stride(PRUNED[0])
-            changed = change(self._source(left, False).small, self._source(right, False).small)
-            self._pairs[key] = _Pair(bool(agreement(changed, side).all()), same_pixels(changed))
+            changed = change(*self._small(left, right))
+            self._pairs[key] = _Pair(bool(agreement(changed, side).all()), changed)
         self._pairs.move_to_end(key)
         return self._pairs[key]
+
+    def _small(self, left: Frame, right: Frame) -> tuple[Tensor, Tensor]:
+        """Two frames as the network sees them."""
+        return self._source(left, False).small, self._source(right, False).small
 
     def _neighbours(self, request: Request) -> list[tuple[Frame, Frame]]:
         """The pair itself, and those with the frames before and after it that tell something: a repeated one does not
@@ -401,13 +405,13 @@ class Interpolator:
             flows: list[Tensor | None] = [None, None]
             intervals = [0.0, 0.0]
             pair = self._pair(left, right)
-            same = pair.same
+            changed = pair.changed
             for one, other in neighbours[1:]:
                 side, known = 0 if other is left else 1, self._pair(one, other)
                 flows[side] = known.flow
                 intervals[side] = float((other.time - one.time) / gap)
-                same = same & known.same
-            still = still_pixels(self._source(left).small, same) if len(neighbours) > 1 else None
+                changed = torch.maximum(changed, known.changed)
+            still = still_pixels(*self._small(left, right), changed) if len(neighbours) > 1 else None
             assert pair.flow is not None
             apart = torch.tensor([intervals], device=self._device)
             self._paths[key] = trace(pair.flow, flows[0], flows[1], apart, still)

@@ -43,7 +43,9 @@ AROUND = 64
 """Pixels around a block in which all must agree where the flow is larger: it is wrong there."""
 
 SAME = 10 / 255
-"""Change up to which a pixel shows the same in two frames."""
+"""Change up to which a pixel shows the same in two frames ..."""
+SAME_SHARE = 0.3
+"""... or this share of the contrast around it, where that is more: coding blurs and rings at edges."""
 EDGE = 24 / 255
 """Difference of two pixels beside a pixel, ``EDGE_REACH`` away from it each, that makes it part of an edge."""
 EDGE_REACH = 2
@@ -59,11 +61,6 @@ what passes before it in between, in none of the frames, must not be lost."""
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """The largest difference of the three colours: [B, 3, H, W] -> [B, 1, H, W]."""
     return (frame0 - frame1).abs_().amax(1, keepdim=True)
-
-
-def same_pixels(changed: Tensor) -> Tensor:
-    """Pixels that show the same in two frames, from their ``change``: [B, 1, H, W] bool."""
-    return changed < SAME
 
 
 def agreement(changed: Tensor, side: int) -> Tensor:
@@ -87,28 +84,35 @@ def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
     return agree & (slow | around)
 
 
-def still_pixels(frame: Tensor, same: Tensor) -> Tensor:
+def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     """Where text and signs stand still before what moves, which flow found in patches tears apart.
 
     Edges that are at one place in three or four frames stand still; flat parts of what moves may show the same too.
 
-    frame: [B, 3, H, W] in [0, 1], sides multiples of 16; same: [B, 1, H, W] bool, the pixels that show the same in it,
-    in the other frame of the pair and in the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
+    frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changed: [B, 1, H, W], the largest ``change`` between
+    them and from them to the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
     """
-    seen = same.float()
-    overlaid = F.avg_pool2d(F.avg_pool2d(seen, 16), 5, 1, 2, count_include_pad=False) < OVERLAID
+    contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
+    same = changed < (SAME_SHARE * contrast).clamp_(min=SAME)
+    seen = F.avg_pool2d(same.float(), 2)  # shares of 2x2
+    overlaid = F.avg_pool2d(F.avg_pool2d(seen, 8), 5, 1, 2, count_include_pad=False) < OVERLAID
     if not bool(overlaid.any()):
-        return torch.zeros_like(seen[..., ::2, ::2])
-    shade, far = frame[:, 1:2], 2 * EDGE_REACH
-    edge = torch.zeros_like(same)
-    edge[..., EDGE_REACH:-EDGE_REACH] = (shade[..., far:] - shade[..., :-far]).abs_() > EDGE
-    edge[..., EDGE_REACH:-EDGE_REACH, :] |= (shade[..., far:, :] - shade[..., :-far, :]).abs_() > EDGE
-    shares = F.avg_pool2d(torch.cat((seen, (edge & same).float()), dim=1), 2)  # of 2x2
-    rooted = (F.avg_pool2d(shares[:, 1:], 3, 1, 1) > EDGES).float()
-    reach = WITHIN // 2
-    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, reach), 3, 1, 1), reach)
-    still = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (shares[:, :1] == 1))
+        return torch.zeros_like(seen)
+    edges = F.avg_pool2d((same & (contrast > EDGE)).float(), 2)
+    rooted = (F.avg_pool2d(edges, 3, 1, 1) > EDGES).float()
+    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
+    still = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (seen == 1))
     return still * enlarge(overlaid.float(), 8)
+
+
+def _contrast(frame: Tensor) -> Tensor:
+    """How much of an edge each pixel is part of, in green: [B, 3, H, W] -> [B, 1, H, W]."""
+    shade, reach = frame[:, 1:2], EDGE_REACH
+    contrast = torch.zeros_like(shade)
+    contrast[..., reach:-reach] = (shade[..., 2 * reach :] - shade[..., : -2 * reach]).abs_()
+    inner = contrast[..., reach:-reach, :]
+    torch.maximum(inner, (shade[..., 2 * reach :, :] - shade[..., : -2 * reach, :]).abs_(), out=inner)
+    return contrast
 
 
 def enlarge(mask: Tensor, factor: int) -> Tensor:

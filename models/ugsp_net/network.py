@@ -19,7 +19,6 @@ from ugsp_net.masks import (
     bounds,
     change,
     enlarge,
-    same_pixels,
     still_blocks,
     still_pixels,
     to_grid,
@@ -210,7 +209,7 @@ class UGSP(nn.Module):
         flow = self.match(frame0, frame1)
         if flow is None:
             return None
-        same = same_pixels(change(frame0, frame1))
+        changed = change(frame0, frame1)
         flows: list[Tensor | None] = [None, None]
         there_are = torch.zeros_like(t, dtype=torch.bool)
         for index, (one, other) in enumerate(((before, frame0), (frame1, after))):
@@ -218,9 +217,9 @@ class UGSP(nn.Module):
                 continue
             flows[index] = self.match(one, other)
             there_is = torch.ones_like(there_are) if intervals is None else intervals[:, index] > 0
-            same = same & (same_pixels(change(one, other)) | ~there_is.view(-1, 1, 1, 1))
+            changed = torch.maximum(changed, change(one, other) * there_is.view(-1, 1, 1, 1))
             there_are = there_are | there_is
-        still = still_pixels(frame0, same & there_are.view(-1, 1, 1, 1))
+        still = still_pixels(frame0, frame1, changed) * there_are.view(-1, 1, 1, 1)
         return carry(trace(flow, flows[0], flows[1], intervals, still), t)
 
     def coarse(self, first: Encoding, second: Encoding, found: Tensor | None, t: Tensor) -> LevelState:
