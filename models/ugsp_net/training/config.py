@@ -67,8 +67,9 @@ class TrainConfig:
     temperature_fall: float = 1.0
     """... by this much over that whole time, if it does not get there earlier."""
 
-    charbonnier_weight: float = 1.0
-    laplacian_weight: float = 0.5
+    squared_weight: float = 0.02
+    """Weight of the logarithm of each crop's mean squared error: what PSNR measures."""
+    laplacian_weight: float = 0.15
     auxiliary_weight: float = 0.5
     """Weight of the unpruned branch's reconstruction beside the pruned one's."""
     contrast_weight: float = 1e-2
@@ -149,7 +150,7 @@ class TrainConfig:
             relative=0.0,
             temperature_last=0.4,
             temperature_fall=2.0,  # 1 - epoch / 150
-            charbonnier_weight=0.0,
+            squared_weight=0.0,
             laplacian_weight=1.0,
             auxiliary_weight=0.5,
             contrast_weight=1e-3,

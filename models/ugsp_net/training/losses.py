@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from ugsp_net.warp import upsample
 
 
-def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean of ``sqrt(d^2 + epsilon^2)``: L1 with a round foot."""
-    return torch.sqrt(difference.square() + epsilon * epsilon).mean()
+def log_squared(difference: Tensor, least: float = 1e-4) -> Tensor:
+    """Mean over the batch of the logarithm of each picture's mean squared difference, [B, C, H, W]: a decibel counts as
+    much in every picture, down to ``least`` (40 dB), where only noise is left."""
+    return torch.log(difference.square().flatten(1).mean(1) + least).mean()
 
 
 def laplacian(difference: Tensor, levels: int = 4) -> Tensor:

@@ -128,8 +128,8 @@ class Objective(nn.Module):
     def _reconstruction(self, frame: Tensor, truth: Tensor) -> Tensor:
         difference = frame - truth
         total = self.config.laplacian_weight * losses.laplacian(difference)
-        if self.config.charbonnier_weight:
-            total = total + self.config.charbonnier_weight * losses.charbonnier(difference)
+        if self.config.squared_weight:
+            total = total + self.config.squared_weight * losses.log_squared(difference)
         return total
 
     def _flow(self, made: Interpolation, flow: Tensor, trust: Tensor) -> Tensor:
