@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from tests.test_search import shifted, texture
-from ugsp_net.paths import COARSER, carry, trace
+from ugsp_net.paths import FINER, carry, trace
 from ugsp_net.search import inverse_search
 
 HALF = torch.tensor([0.5])
 
 
 def flow(x: float, y: float, height: int = 24, width: int = 40) -> Tensor:
-    """Of a pair in which everything moves alike: [1, 4, height, width], there and back."""
-    return torch.tensor([x, y, -x, -y]).view(1, 4, 1, 1).repeat(1, 1, height, width)
+    """Of a pair in which everything moves alike by so many positions, there and back: in points, as it is searched."""
+    return torch.tensor([x, y, -x, -y]).view(1, 4, 1, 1).repeat(1, 1, height // FINER, width // FINER) / FINER
 
 
 def inside(found: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ def test_what_is_not_known_bends_like_what_is_around_it() -> None:
     whole = carry(trace(pair, before, after), HALF)
     generator = torch.Generator().manual_seed(0)
     lost = torch.rand(1, 1, 16, 20, generator=generator) < 0.3
-    lost = lost.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    noise = 40 * torch.randn(1, 4, 64, 80, generator=generator)
+    lost = lost.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    noise = 20 * torch.randn(1, 4, 32, 40, generator=generator)
     found = carry(trace(pair, torch.where(lost, noise, before), torch.where(lost, noise, after)), HALF)
     error = (found - whole)[0, 0, 12:-12, 12:-12].abs()
     assert error.mean() < 0.03  # of a bend of 0.75
@@ -122,7 +122,7 @@ def test_samples_of_a_batch_do_not_touch_each_other() -> None:
     pairs = [4 * torch.randn(3, 4, 16, 20, generator=generator) for _ in range(3)]
     intervals, t = torch.tensor([[1.0, 0.5], [0.0, 1.0], [2.0, 0.0]]), torch.tensor([0.2, 0.5, 0.9])
     together = carry(trace(pairs[1], pairs[0], pairs[2], intervals), t)
-    assert together.shape == (3, 6, 16, 20)
+    assert together.shape == (3, 6, 32, 40)
     assert together.isfinite().all()
     for index in range(3):
         one = slice(index, index + 1)
@@ -136,7 +136,6 @@ def test_points_that_leave_the_picture_land_nowhere() -> None:
     landed = carry(trace(far), HALF)
     assert landed[0, 4].abs().max() == 0
     torch.testing.assert_close(landed[0, :4, 8, 8], torch.tensor([-100.0, 0, 100, 0]))
-    assert COARSER == 2
     assert trace(far).shape == (1, 21, 8, 8)
 
 

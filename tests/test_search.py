@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.search import STRIDE, inverse_search, search_macs
+from ugsp_net.search import POINT, inverse_search, search_macs
 
 
 def texture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -34,11 +34,11 @@ def shifted(x: float, y: float, height: int = 192, width: int = 256) -> tuple[Te
 
 @pytest.mark.parametrize(("x", "y"), [(1.5, -0.5), (6, 3.5), (-21, 9), (44, -30.5)])
 def test_a_shift_is_found_both_ways(x: float, y: float) -> None:
-    flow = STRIDE * inverse_search(*shifted(x, y))
-    assert flow.shape == (1, 4, 96, 128)
+    flow = POINT * inverse_search(*shifted(x, y))
+    assert flow.shape == (1, 4, 48, 64)
     assert flow.dtype == torch.float32
     moved = torch.tensor([x, y, -x, -y], dtype=torch.float32)
-    inner = flow[0, :, 32:-32, 32:-32].flatten(1)
+    inner = flow[0, :, 16:-16, 16:-16].flatten(1)
     torch.testing.assert_close(inner.median(1).values, moved, atol=0.25, rtol=0)
     distance = (inner - moved[:, None]).abs()
     assert (distance < 1).float().mean() > 0.95
@@ -48,7 +48,7 @@ def test_a_shift_is_found_both_ways(x: float, y: float) -> None:
 def test_nothing_moves_in_equal_frames_of_any_size(height: int, width: int) -> None:
     frame = texture(height, width)
     flow = inverse_search(frame, frame)
-    assert flow.shape == (1, 4, height // STRIDE, width // STRIDE)
+    assert flow.shape == (1, 4, height // POINT, width // POINT)
     assert flow.abs().max() < 1e-5
 
 
@@ -56,7 +56,7 @@ def test_flat_frames_and_a_change_of_brightness_are_no_motion() -> None:
     flat = torch.full((1, 3, 64, 96), 0.4)
     assert inverse_search(flat, flat + 0.3).abs().max() == 0
     frame = texture(96, 128)
-    assert (STRIDE * inverse_search(0.8 * frame, 0.8 * frame + 0.1)).abs().mean() < 0.1
+    assert (POINT * inverse_search(0.8 * frame, 0.8 * frame + 0.1)).abs().mean() < 0.1
 
 
 def test_patches_that_fit_look_no_further() -> None:
@@ -64,9 +64,9 @@ def test_patches_that_fit_look_no_further() -> None:
     frame0, moved = shifted(9, -6)
     frame1 = frame0.clone()
     frame1[..., 128:] = moved[..., 128:]
-    flow = STRIDE * inverse_search(frame0, frame1)
-    assert flow[0, :, :, :40].abs().mean() < 0.5
-    there = flow[0, :2, 16:-16, 80:-16].flatten(1).median(1).values
+    flow = POINT * inverse_search(frame0, frame1)
+    assert flow[0, :, :, :20].abs().mean() < 0.5
+    there = flow[0, :2, 8:-8, 40:-8].flatten(1).median(1).values
     torch.testing.assert_close(there, torch.tensor([9.0, -6.0]), atol=0.25, rtol=0)
 
 
@@ -99,12 +99,13 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(F, "grid_sample", counting)
     frames = texture(112, 208), texture(112, 208, seed=1)
     inverse_search(*frames)
-    # Patches, rounds, compared positions and flows to begin with at a half, a quarter, an eighth and a sixteenth of the
-    # size: at the last one all displacements, at the others what the smaller one found.
+    # Patches, rounds, compared positions, flows to begin with and positions that say how well a patch fits in the end,
+    # at a half, a quarter, an eighth and a sixteenth of the size: at the last one all displacements are tried, at the
+    # others what the smaller one found.
     compared = stepped = 0
-    sizes = (26 * 14, 1, 22, 1), (13 * 7, 2, 32, 1), (7 * 4, 4, 64, 1), (4 * 2, 4, 64, 25)
-    for patches, rounds, positions, first in sizes:
-        compared += 2 * patches * (positions * (1 + first + 4 * (rounds + 1) + 2 * rounds) + 64)
+    sizes = (26 * 14, 1, 22, 1, 16), (13 * 7, 2, 32, 1, 64), (7 * 4, 4, 64, 1, 64), (4 * 2, 4, 64, 25, 64)
+    for patches, rounds, positions, first, last in sizes:
+        compared += 2 * patches * (positions * (1 + first + 4 * (rounds + 1) + 2 * rounds) + last)
         stepped += 2 * patches * positions * rounds
     assert read == compared
     assert search_macs(208, 112) == 6 * read + 2 * stepped

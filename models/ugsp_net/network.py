@@ -185,7 +185,7 @@ class UGSP(nn.Module):
         return Encoding(tuple(self.encoder(normalised)), context)
 
     def match(self, frame0: Tensor, frame1: Tensor) -> Tensor | None:
-        """The pair's flow by search, [B, 4, H / 2, W / 2] fp32 as ``inverse_search`` returns it; serves every instant,
+        """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant,
         and the pairs before and after.
 
         None in a network without a search.

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.search import POINT, STRIDE
 from ugsp_net.warp import backward_warp, upsample
 
-COARSER = 2
-"""Positions of the flow that was searched to one point, along each side."""
+FINER = POINT // STRIDE
+"""Positions to one point of the flow that was searched, along each side."""
 NOISE = 1.0
 """Squared distance, in points, by which the way there and back may differ at rest ..."""
 SHARE = 0.02
@@ -38,7 +39,7 @@ CERTAIN = 8.0
 """Logarithm on the blend where there is a cut: all of the nearer frame."""
 DOUBT = 0.05
 """Least share of a frame in what the other one is thought to hide."""
-_SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, COARSER * COARSER)
+_SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, FINER * FINER)
 
 
 @torch.no_grad()
@@ -51,29 +52,30 @@ def trace(
 ) -> Tensor:
     """What is known of the paths of both frames' points, for every instant between the frames.
 
-    flow: of the pair by ``inverse_search``, [B, 4, h, w], even sides; before, after: of the frame before with the first
-    one, and of the second one with the frame after; None: there is no such frame. intervals: [B, 2] fp32, the time
-    between those, where that between the pair is 1 (None: 1); 0: there is no such frame.
+    flow: of the pair by ``inverse_search``, [B, 4, h, w]; before, after: of the frame before with the first one, and of
+    the second one with the frame after; None: there is no such frame. intervals: [B, 2] fp32, the time between those,
+    where that between the pair is 1 (None: 1); 0: there is no such frame. still: [B, 1, 2 h, 2 w], what of the pair
+    ``masks.still_pixels`` found to stand still before what moves.
 
-    Returns [B, 17, h / 2, w / 2] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
+    Returns [B, 21, h, w] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
     points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points; weight; how sure
     it is that the other frame hides the point. Then 1 everywhere where there is a cut between the two, else 0, and last
     what stands still, of the four positions of a point.
     """
-    first, second = _points(flow).chunk(2, dim=1)
+    first, second = flow.chunk(2, dim=1)
     there, back = _agreement(first, second), _agreement(second, first)
     sides = [_side(first, there, None, None), _side(second, back, None, None)]
     if before is not None:
-        toward, away = _points(before).chunk(2, dim=1)
+        toward, away = before.chunk(2, dim=1)
         sides[0] = _side(first, there, (away, toward), None if intervals is None else intervals[:, 0])
     if after is not None:
-        away, toward = _points(after).chunk(2, dim=1)
+        away, toward = after.chunk(2, dim=1)
         sides[1] = _side(second, back, (away, toward), None if intervals is None else intervals[:, 1])
     cut = _is_cut(there).expand_as(there)
     if still is None:
-        still = torch.zeros_like(flow[:, :1])
+        still = flow.new_zeros((len(flow), 1, FINER * flow.shape[-2], FINER * flow.shape[-1]))
     told = [values for both in zip(*sides, strict=True) for values in both]
-    return torch.cat([first, second, *told, cut, F.pixel_unshuffle(still, COARSER)], dim=1)
+    return torch.cat([first, second, *told, cut, F.pixel_unshuffle(still, FINER)], dim=1)
 
 
 def _side(
@@ -105,13 +107,12 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     """The flow at an instant, and which frame shows what lies there.
 
     paths: from ``trace``, [B, 21, h, w]; t: [B] fp32 in (0, 1). Returns [B, 6, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
-    (x, y), in positions of the flow that was searched; the logarithm of how many times more of the first frame than of
-    the second is to be seen. Across a cut nothing moves, and the nearer frame is to be seen.
+    (x, y), in positions of stride 2; the logarithm of how many times more of the first frame than of the second is to
+    be seen; what stands still, 1 or 0. Across a cut nothing moves, and the nearer frame is to be seen.
     """
     when = t.view(-1, 1, 1, 1)
-    guess0, guess1, first, second, bend0, bend1, weight0, weight1, hidden0, hidden1, cut, still = paths.split(
-        _SIDES, dim=1
-    )
+    guess0, guess1, first, second, bend0, bend1, weight0, weight1, *rest = paths.split(_SIDES, dim=1)
+    hidden0, hidden1, cut, still = rest
     curve = when * (1 - when) / 2
     bend0, bend1, none = curve * bend0, curve * bend1, torch.zeros_like(hidden0)
     to1, to0 = (1 - when) * first, when * second
@@ -127,18 +128,13 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     )
     to0, to1 = when * guess1, (1 - when) * guess0
     guess = torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
-    flow = COARSER * torch.add(landed[:, :4], guess, alpha=GUESS)
+    flow = FINER * torch.add(landed[:, :4], guess, alpha=GUESS)
     known = landed[:, 6:] + GUESS
     hidden = (landed[:, 4:6] / known).clamp_(max=1)
     prior = torch.log((1 + DOUBT - hidden[:, 1:]) / (1 + DOUBT - hidden[:, :1]))
     flow = flow / known * (1 - cut)
     prior = torch.where(cut > 0, torch.where(when <= 0.5, CERTAIN, -CERTAIN), prior)
-    return torch.cat((upsample(torch.cat((flow, prior), dim=1), COARSER), F.pixel_shuffle(still, COARSER)), dim=1)
-
-
-def _points(flow: Tensor) -> Tensor:
-    """Flow of the search, in points."""
-    return F.avg_pool2d(flow, COARSER) / COARSER
+    return torch.cat((upsample(torch.cat((flow, prior), dim=1), FINER), F.pixel_shuffle(still, FINER)), dim=1)
 
 
 def _agreement(there: Tensor, back: Tensor) -> Tensor:

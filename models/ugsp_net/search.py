@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STRIDE = 2
-"""Image pixels between positions of the finest flow."""
+"""Image pixels between positions of the finest size."""
+POINT = 2 * STRIDE
+"""Image pixels between points of the flow: finer than patches can tell apart anyway."""
 PATCH = 8
 """Side of a patch, positions."""
 CELL = PATCH // 2
@@ -29,8 +31,7 @@ DISTANCES = ((1,), (2, 1), (2, 1, 2, 1))
 counted in patches, then a step is taken. The smaller a size, the less a round costs and the more it changes. In the end
 those of direct neighbours are tried."""
 SAMPLED = (3, 2, 1)
-"""With one in so many of their positions patches look at each size, the finest first and the last for all others; how
-well they fit in the end is said by all of them."""
+"""With one in so many of their positions patches look at each size, the finest first and the last for all others."""
 DAMPING = 64.0
 """Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
 NOISE = 2.0
@@ -45,9 +46,9 @@ _AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 @torch.no_grad()
 def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
-    """Flow 0 -> 1 and 1 -> 0, (x, y) each, in positions of ``STRIDE`` pixels: [B, 4, H / 2, W / 2] fp32.
+    """Flow 0 -> 1 and 1 -> 0, (x, y) each, in points of ``POINT`` pixels: [B, 4, H / 4, W / 4] fp32.
 
-    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 2. Not differentiable.
+    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
         sizes = [torch.cat([F.avg_pool2d(_luma(frame.float()), STRIDE) for frame in (frame0, frame1)])]
@@ -63,7 +64,7 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
                 flow = flow[..., :height, :width]
             flow, coarser = _search(image, torch.cat(image.chunk(2)[::-1]), flow, coarser, level)
         assert flow is not None
-        return torch.cat(flow.chunk(2), dim=1)
+        return torch.cat(flow.chunk(2), dim=1) * (STRIDE / POINT)
 
 
 def search_macs(width: int, height: int) -> int:
@@ -78,7 +79,7 @@ def search_macs(width: int, height: int) -> int:
         smallest = min(width, height) < 2 * SMALLEST
         rounds, positions = len(_distances(level)), len(_sampled(level))
         tried = 1 + (rounds + 1) * len(_AROUND) + 2 * rounds + ((2 * REACH + 1) ** 2 if smallest else 1)
-        each = (6 * tried + 2 * rounds) * positions + 6 * PATCH**2
+        each = (6 * tried + 2 * rounds) * positions + 6 * (PATCH // _spacing(level)) ** 2
         total += 2 * each * (-(-width // CELL)) * (-(-height // CELL))
         if smallest:
             return total
@@ -95,6 +96,11 @@ def _luma(frame: Tensor) -> Tensor:
 def _distances(level: int) -> tuple[int, ...]:
     """Of the rounds at a size; 0: the finest."""
     return DISTANCES[min(level, len(DISTANCES) - 1)]
+
+
+def _spacing(level: int) -> int:
+    """Positions between those of a size for which the flow is averaged."""
+    return 1 if level else POINT // STRIDE
 
 
 def _sampled(level: int) -> list[int]:
@@ -222,15 +228,15 @@ def _displacements(device: torch.device) -> Tensor:
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:
-    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w], and that of the
-    patches by themselves, [B, 2, rows, columns].
+    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w]: at every
+    position, at the finest size at every point, and of the patches by themselves, [B, 2, rows, columns].
 
     coarser: the latter of the next smaller size, which has not been averaged away where motion changes.
     """
     batch, _, height, width = first.shape
     rows, columns = grid = -(-height // CELL), -(-width // CELL)
     below, right = rows * CELL - height, columns * CELL - width
-    whole, patches, slopes = _cut(first, second, grid, _sampled(level))
+    patches, slopes = _cut(first, second, grid, _sampled(level))
     if flow is None:
         best = first.new_zeros((batch, rows * columns, 2))
     else:
@@ -251,54 +257,66 @@ def _search(
             state.step()
         state.try_around(grid, 1)
         best = state.best
-    misfit = whole.residual(best)
-    fit = _cost(misfit).div_(PATCH**2).add_(4.0)
+    return _averaged(first, second, grid, best, _spacing(level)), best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
+
+
+def _averaged(first: Tensor, second: Tensor, grid: tuple[int, int], best: Tensor, spacing: int) -> Tensor:
+    """The mean of the patches' flows [B, N, 2], weighted by how well each fits: [B, 2, h / spacing, w / spacing]."""
+    (rows, columns), (height, width) = grid, (side // spacing for side in first.shape[-2:])
+    side, cell, margin = PATCH // spacing, CELL // spacing, _MARGIN // spacing
+    positions = [PATCH * row + column for row, column in product(range(0, PATCH, spacing), repeat=2)]
+    misfit = _all_patches(first, second, grid, positions).residual(best)
+    fit = _cost(misfit).div_(side**2).add_(4.0)
     weight = misfit.abs_().clamp_(min=1.0).mul_(fit[:, None]).reciprocal_()
     # Every cell is covered by four quarters of patches; where they overlap, their sum: F.fold at a third of its time.
-    weight = weight.view(batch, 1, 2, CELL, 2, CELL, rows, columns)
-    of_patches = best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
-    moved = of_patches[:, :, None, None]
-    summed = weight.new_zeros((batch, 3, CELL, CELL, rows + 1, columns + 1))
+    weight = weight.view(-1, 1, 2, cell, 2, cell, rows, columns)
+    moved = best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)[:, :, None, None]
+    summed = weight.new_zeros((len(weight), 3, cell, cell, rows + 1, columns + 1))
     for down, across in product((0, 1), repeat=2):
         quarter = weight[:, :, down, :, across]
         there = summed[..., down : down + rows, across : across + columns]
         there[:, :1] += quarter
         there[:, 1:].addcmul_(quarter, moved)
     flow = (summed[:, 1:] / summed[:, :1]).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
-    return flow[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width], of_patches
+    return flow[..., margin : margin + height, margin : margin + width]
 
 
-def _cut(
-    first: Tensor, second: Tensor, grid: tuple[int, int], sampled: list[int]
-) -> tuple[_Patches, _Patches, _Slopes]:
-    """All patches: whole, those of their positions with which they look, and the slopes there."""
+def _padding(values: Tensor, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What to pad values [B, 1, h, w] by, so that patches cover it: left, right, above, below."""
+    (rows, columns), (height, width) = grid, values.shape[-2:]
+    return _MARGIN, _MARGIN + columns * CELL - width, _MARGIN, _MARGIN + rows * CELL - height
+
+
+def _all_patches(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> _Patches:
+    """All patches of a frame [B, 1, h, w], with these of their positions."""
     (rows, columns), (height, width) = grid, first.shape[-2:]
-    around = (_MARGIN, _MARGIN + columns * CELL - width, _MARGIN, _MARGIN + rows * CELL - height)
+    template = _at_positions(F.pad(first, _padding(first, grid), mode="replicate"), grid, positions)
+    unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
+    inside = torch.tensor([divmod(position, PATCH) for position in positions], device=first.device) - _MARGIN
+    x = inside[:, 1:] + CELL * torch.arange(columns, device=first.device)  # [S, columns]
+    y = inside[:, :1] + CELL * torch.arange(rows, device=first.device)  # [S, rows]
+    shape = (len(positions), rows, columns)
+    places = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)
+    return _Patches(template, places.flatten(1, 2)[None] * unit - 1, unit, second)
+
+
+def _cut(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> tuple[_Patches, _Slopes]:
+    """All patches of a frame, with the positions with which they look."""
     across, down = F.pad(first, (1, 1, 0, 0), mode="replicate"), F.pad(first, (0, 0, 1, 1), mode="replicate")
     across, down = (across[..., 2:] - across[..., :-2]) / 2, (down[..., 2:, :] - down[..., :-2, :]) / 2
-    template = _positions(F.pad(first, around, mode="replicate"), grid, list(range(PATCH**2)))
     # Outside the frame nothing is known of where it slopes.
-    across, down = (_positions(F.pad(slope, around), grid, sampled) for slope in (across, down))
+    padding = _padding(first, grid)
+    across, down = (_at_positions(F.pad(slope, padding), grid, positions) for slope in (across, down))
     across, down = across - across.mean(1, keepdim=True), down - down.mean(1, keepdim=True)
-    damping = DAMPING * len(sampled) / PATCH**2
+    damping = DAMPING * len(positions) / PATCH**2
     xx, yy = across.square().sum(1) + damping, down.square().sum(1) + damping
     xy = (across * down).sum(1)
     inverse = torch.stack((yy, -xy, xx), dim=1) / (xx * yy - xy * xy)[:, None]
-    inside = torch.arange(PATCH, device=first.device, dtype=torch.float32) - _MARGIN
-    unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
-    x = CELL * torch.arange(columns, device=first.device) + inside[:, None]  # [PATCH, columns]
-    y = CELL * torch.arange(rows, device=first.device) + inside[:, None]  # [PATCH, rows]
-    shape = (PATCH, PATCH, rows, columns)
-    places = torch.stack((x[None, :, None, :].expand(shape), y[:, None, :, None].expand(shape)), dim=-1)
-    whole = _Patches(template, places.reshape(1, PATCH**2, rows * columns, 2) * unit - 1, unit, second)
-    patches = whole
-    if len(sampled) < PATCH**2:
-        patches = _Patches(template[:, sampled], whole.places[:, sampled], unit, second)
-    return whole, patches, _Slopes(across, down, inverse)
+    return _all_patches(first, second, grid, positions), _Slopes(across, down, inverse)
 
 
-def _positions(values: Tensor, grid: tuple[int, int], positions: list[int]) -> Tensor:
-    """The values [B, 1, h, w] at these positions of every patch: [B, S, N]."""
+def _at_positions(values: Tensor, grid: tuple[int, int], positions: list[int]) -> Tensor:
+    """The values [B, 1, h, w], padded, at these positions of every patch: [B, S, N]."""
     rows, columns = grid
     if len(positions) == PATCH**2:
         return F.unfold(values, PATCH, stride=CELL)
