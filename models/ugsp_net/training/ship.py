@@ -32,6 +32,12 @@ def main() -> None:
         default=0.0,
         help="added to the bias of every mask head: above 0 more is computed (recorded in the header)",
     )
+    parser.add_argument(
+        "--mix",
+        nargs=2,
+        metavar=("FILE", "SHARE"),
+        help="mean with other weights, such as those that the run began with, which count SHARE (recorded as well)",
+    )
     arguments = parser.parse_args()
     weights = checkpoint.load(arguments.run / "last.safetensors")
     provenance = dict(weights.provenance, revision=revision())
@@ -40,6 +46,11 @@ def main() -> None:
     for path in arguments.quality:
         result = json.loads(path.read_text())
         provenance[f"quality_{result['protocol']}"] = result["mean"]
+    if arguments.mix:
+        other, share = checkpoint.load(Path(arguments.mix[0])), float(arguments.mix[1])
+        provenance["mixed"] = {"sha256": other.sha256, "share": share}
+        for ours, theirs in zip(weights.net.parameters(), other.net.parameters(), strict=True):
+            ours.lerp_(theirs, share)
     if arguments.gate_shift:
         provenance["gate_shift"] = arguments.gate_shift
         for name, parameter in weights.net.gates.named_parameters():
