@@ -34,6 +34,8 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
+LUMA = 0.299, 0.587, 0.114
+"""What red, green and blue add to brightness."""
 AGREE_MEAN, AGREE_MOST = 1 / 255, 8 / 255
 """Blocks of two frames agree where the largest difference of the three colours is less than this in the mean, and at no
 pixel more: what the noise of a still camera's clip leaves after coding."""
@@ -44,8 +46,9 @@ AROUND = 64
 
 SAME = 10 / 255
 """Change up to which a pixel shows the same in two frames ..."""
-SAME_SHARE = 0.3
-"""... or this share of the contrast around it, where that is more: coding blurs and rings at edges."""
+SAME_SHARES = 0.3, 0.2
+"""... or this share of the contrast around it, where that is more, in colour or in brightness: coding blurs and rings
+at edges."""
 EDGE = 24 / 255
 """Difference of two pixels beside a pixel, ``EDGE_REACH`` away from it each, that makes it part of an edge."""
 EDGE_REACH = 2
@@ -59,13 +62,17 @@ what passes before it in between, in none of the frames, must not be lost."""
 
 
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
-    """The largest difference of the three colours: [B, 3, H, W] -> [B, 1, H, W]."""
-    return (frame0 - frame1).abs_().amax(1, keepdim=True)
+    """What differs between two frames, [B, 3, H, W] -> [B, 2, H, W]: the largest of the three colours, and brightness,
+    which what moves beside a pixel does not bleed into when colours are coded at half size."""
+    difference = frame0 - frame1
+    brightness = _brightness(difference).abs_()
+    return torch.cat((difference.abs_().amax(1, keepdim=True), brightness), dim=1)
 
 
 def agreement(changed: Tensor, side: int) -> Tensor:
     """Blocks of side x side pixels in which two frames agree, from their ``change``: [B, 1, rows, columns] bool."""
-    return (F.avg_pool2d(changed, side) < AGREE_MEAN) & (F.max_pool2d(changed, side) < AGREE_MOST)
+    colours = changed[:, :1]
+    return (F.avg_pool2d(colours, side) < AGREE_MEAN) & (F.max_pool2d(colours, side) < AGREE_MOST)
 
 
 def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
@@ -89,25 +96,31 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
 
     Edges that are at one place in three or four frames stand still; flat parts of what moves may show the same too.
 
-    frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changed: [B, 1, H, W], the largest ``change`` between
+    frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changed: [B, 2, H, W], the largest ``change`` between
     them and from them to the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
     """
-    contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
-    same = changed < (SAME_SHARE * contrast).clamp_(min=SAME)
-    seen = F.avg_pool2d(same.float(), 2)  # shares of 2x2
+    seen = F.avg_pool2d((changed[:, :1] < SAME).float(), 2)  # shares of 2x2
     overlaid = F.avg_pool2d(F.avg_pool2d(seen, 8), 5, 1, 2, count_include_pad=False) < OVERLAID
     if not bool(overlaid.any()):
         return torch.zeros_like(seen)
-    edges = F.avg_pool2d((same & (contrast > EDGE)).float(), 2)
+    contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
+    same = changed < (contrast * contrast.new_tensor(SAME_SHARES).view(1, 2, 1, 1)).clamp_(min=SAME)
+    edges = F.avg_pool2d((same & (contrast > EDGE)).any(1, keepdim=True).float(), 2)
     rooted = (F.avg_pool2d(edges, 3, 1, 1) > EDGES).float()
     near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
-    still = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (seen == 1))
+    still = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (F.avg_pool2d(same[:, :1].float(), 2) == 1))
     return still * enlarge(overlaid.float(), 8)
 
 
+def _brightness(frame: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, 1, H, W]."""
+    red, green, blue = LUMA
+    return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
+
+
 def _contrast(frame: Tensor) -> Tensor:
-    """How much of an edge each pixel is part of, in green: [B, 3, H, W] -> [B, 1, H, W]."""
-    shade, reach = frame[:, 1:2], EDGE_REACH
+    """How much of an edge each pixel is part of, in green and in brightness: [B, 3, H, W] -> [B, 2, H, W]."""
+    shade, reach = torch.cat((frame[:, 1:2], _brightness(frame)), dim=1), EDGE_REACH
     contrast = torch.zeros_like(shade)
     contrast[..., reach:-reach] = (shade[..., 2 * reach :] - shade[..., : -2 * reach]).abs_()
     inner = contrast[..., reach:-reach, :]
