@@ -132,6 +132,23 @@ def test_a_caption_before_what_moves_stands_still() -> None:
     assert not still_among(plain).any()
 
 
+def test_where_all_else_stands_still_a_caption_is_found_as_anywhere() -> None:
+    """Only the part of the picture in which something moves is looked at."""
+    plain = [panned(number) for number in range(4)]
+    ground = texture(256, 480)
+
+    def framed(frame: Tensor) -> Tensor:
+        frame, whole = captioned(frame), ground.clone()
+        whole[..., 64:176, 128:336] = frame
+        return whole
+
+    whole = still_among([framed(frame) for frame in plain])
+    alone = still_among([captioned(frame) for frame in plain])
+    assert torch.equal(whole[96:144, 168:296], alone[32:80, 40:168])
+    assert alone[32:80, 40:168].any()
+    assert not whole[:32].any()
+
+
 def test_a_still_background_may_be_passed_by_something_fast() -> None:
     """What is in none of the frames may have been there between them."""
     frames = [texture(112, 208) for _ in range(4)]

@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["USABLE", "free_bytes", "peak_bytes"]
 
-NETWORK_BYTES = {"fp32": 720, "bf16": 840, "fp16": 840}
+NETWORK_BYTES = {"fp32": 780, "bf16": 840, "fp16": 840}
 """For each pixel that the network sees at once. The network that ships, on a processor, measured as the peak of the
 resident memory at sizes from 640x368 to 7680x4320 (`benchmarks/memory.py model`); every block computed by the tiles,
 which takes most. bf16 where it is emulated, which takes more than fp32; no graphics card has been measured."""

@@ -101,14 +101,20 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     """
     seen = F.avg_pool2d((changed[:, :1] < SAME).float(), 2)  # shares of 2x2
     overlaid = F.avg_pool2d(F.avg_pool2d(seen, 8), 5, 1, 2, count_include_pad=False) < OVERLAID
-    if not bool(overlaid.any()):
-        return torch.zeros_like(seen)
+    still = torch.zeros_like(seen)
+    box = bounds(overlaid.float())
+    if box is None:
+        return still
+    # Two blocks more on each side, as far as what follows reaches.
+    rows, columns = (slice(16 * max(0, span.start - 2), 16 * (span.stop + 2)) for span in box)
+    frame0, frame1, changed = (whole[..., rows, columns] for whole in (frame0, frame1, changed))
     contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
     same = changed < (contrast * contrast.new_tensor(SAME_SHARES).view(1, 2, 1, 1)).clamp_(min=SAME)
     edges = F.avg_pool2d((same & (contrast > EDGE)).any(1, keepdim=True).float(), 2)
     rooted = (F.avg_pool2d(edges, 3, 1, 1) > EDGES).float()
     near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
-    still = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (F.avg_pool2d(same[:, :1].float(), 2) == 1))
+    found = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (F.avg_pool2d(same[:, :1].float(), 2) == 1))
+    still[..., rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = found
     return still * enlarge(overlaid.float(), 8)
 
 
