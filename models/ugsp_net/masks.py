@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.search import luma
+
 Gate = Callable[[Tensor, Tensor | None], Tensor]
 """(logits [B, 1, rows, columns] fp32, parent mask on the same grid or None) -> mask on that grid, fp32."""
 
@@ -34,8 +36,6 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
-LUMA = 0.299, 0.587, 0.114
-"""What red, green and blue add to brightness."""
 AGREE_MEAN, AGREE_MOST = 1 / 255, 8 / 255
 """Blocks of two frames agree where the largest difference of the three colours is less than this in the mean, and at no
 pixel more: what the noise of a still camera's clip leaves after coding."""
@@ -65,7 +65,7 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """What differs between two frames, [B, 3, H, W] -> [B, 2, H, W]: the largest of the three colours, and brightness,
     which what moves beside a pixel does not bleed into when colours are coded at half size."""
     difference = frame0 - frame1
-    brightness = _brightness(difference).abs_()
+    brightness = luma(difference).abs_()
     return torch.cat((difference.abs_().amax(1, keepdim=True), brightness), dim=1)
 
 
@@ -118,15 +118,9 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     return still * enlarge(overlaid.float(), 8)
 
 
-def _brightness(frame: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, 1, H, W]."""
-    red, green, blue = LUMA
-    return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
-
-
 def _contrast(frame: Tensor) -> Tensor:
     """How much of an edge each pixel is part of, in green and in brightness: [B, 3, H, W] -> [B, 2, H, W]."""
-    shade, reach = torch.cat((frame[:, 1:2], _brightness(frame)), dim=1), EDGE_REACH
+    shade, reach = torch.cat((frame[:, 1:2], luma(frame)), dim=1), EDGE_REACH
     contrast = torch.zeros_like(shade)
     contrast[..., reach:-reach] = (shade[..., 2 * reach :] - shade[..., : -2 * reach]).abs_()
     inner = contrast[..., reach:-reach, :]

@@ -51,7 +51,7 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        sizes = [torch.cat([F.avg_pool2d(_luma(frame.float()), STRIDE) for frame in (frame0, frame1)])]
+        sizes = [torch.cat([255 * F.avg_pool2d(luma(frame.float()), STRIDE) for frame in (frame0, frame1)])]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
             height, width = sizes[-1].shape[-2:]
             sizes.append(F.avg_pool2d(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate"), 2))
@@ -86,11 +86,10 @@ def search_macs(width: int, height: int) -> int:
         width, height, level = -(-width // 2), -(-height // 2), level + 1
 
 
-def _luma(frame: Tensor) -> Tensor:
-    """[B, 3, H, W] of 0 to 1 -> [B, 1, H, W] of 0 to 255."""
-    red, green, blue = (255 * share for share in _LUMA)
-    grey = red * frame[:, :1]
-    return grey.add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
+def luma(frame: Tensor) -> Tensor:
+    """Brightness, [B, 3, H, W] -> [B, 1, H, W], of the same range."""
+    red, green, blue = _LUMA
+    return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
 def _distances(level: int) -> tuple[int, ...]:
