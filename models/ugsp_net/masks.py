@@ -57,8 +57,8 @@ EDGES = 0.4
 WITHIN = 16
 """Pixels from there, at most twice as many, to which what shows the same belongs too: the inside of a large letter."""
 OVERLAID = 0.75
-"""Largest share of pixels that show the same in the ``5 x 16`` around: where more do, the background stands still, and
-what passes before it in between, in none of the frames, must not be lost."""
+"""Largest share of pixels that show the same in the 80x80 around: where more do, the background stands still, and what
+passes before it in between, in none of the frames, must not be lost."""
 
 
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
