@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tests.nets import SMALL, small_net, smooth_frames
 from tests.test_search import texture
 from ugsp_net import checkpoint, matching, warp
-from ugsp_net.config import NetConfig
+from ugsp_net.config import EVIDENCE, NetConfig
 from ugsp_net.masks import (
     agreement,
     change,
@@ -303,6 +303,8 @@ def test_configuration_round_trip_and_errors() -> None:
     config = NetConfig.paper()
     assert NetConfig.from_dict(config.to_dict()) == config
     assert NetConfig.from_dict({**config.to_dict(), "widths": [1, 2, 3, 4]}).widths == (1, 2, 3, 4)
+    older = {key: value for key, value in config.to_dict().items() if key != "evidence"}
+    assert not NetConfig.from_dict(older).evidence  # written before levels were told any
     with pytest.raises(ValueError, match="unknown configuration keys: colour"):
         NetConfig.from_dict({"colour": 1})
     with pytest.raises(ValueError, match="power of two"):
@@ -329,6 +331,23 @@ def test_pairs_of_a_batch_do_not_mix() -> None:
     assert state.flow.shape == (2, 4, 3, 5)
     alone = net(frames[1:2], frames[3:4], t[1:])
     torch.testing.assert_close(net(frames[:2], frames[2:], t).frame[1:], alone.frame, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_every_level_is_told_how_well_flow_is_known() -> None:
+    net, (frame0, frame1), t = small_net(), smooth_frames(2, 64, 64).split(1), torch.tensor([0.5])
+    found = torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    first, second = net.encode(torch.cat((frame0, frame1))).chunk(2)
+    told: list[Tensor] = []
+    heads = [net.get_submodule(f"levels.{index}.head") for index in (3, 2, 1, 0)]
+    for head in heads:
+        head.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0][:, -EVIDENCE:]))
+    net.interpolate(frame0, frame1, first, second, net.coarse(first, second, found, t), t)
+    for factor, values in zip((8, 4, 2, 1), told, strict=True):
+        torch.testing.assert_close(values, F.avg_pool2d(found[:, 4:7], factor))
+    for config in (dataclasses.replace(net.config, evidence=False), dataclasses.replace(net.config, search=False)):
+        plain = UGSP(config).get_parameter("levels.0.head.weight")
+        assert plain.shape[1] == net.get_parameter("levels.0.head.weight").shape[1] - EVIDENCE
 
 
 def test_flow_that_was_found_reaches_every_level() -> None:
