@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.nets import SMALL, small_net
+from tests.test_search import texture
 from ugsp_cli import engine as engine_module
 from ugsp_cli.decode import Frame
 from ugsp_cli.engine import EngineOptions, Interpolator, Request, resolve_device
@@ -148,6 +149,38 @@ def test_where_nothing_moves_nothing_is_computed(size: int, weights: str, monkey
     assert sum(one.dense_macs for one in made) == 3 * cost.encode + 2 * cost.match + 3 * cost.dense
     dense = Interpolator(EngineOptions(weights, device="cpu", precision="fp32", pruning=False))
     assert all(one.performed_macs == one.dense_macs for one in dense.interpolate(requests))
+
+
+@pytest.mark.parametrize(("size", "pruning"), [(1, True), (8, True), (8, False)])
+def test_across_a_cut_the_nearer_frame_is_shown_as_it_is(size: int, pruning: bool, weights: str) -> None:
+    """One that the scene score missed, as between two dark scenes: the search finds hardly a point again."""
+    engine = Interpolator(EngineOptions(weights, device="cpu", precision="fp32", pruning=pruning, batch_size=size))
+    scenes = [(255 * texture(256, 384, seed)[0, 0].numpy()).round().astype(np.uint8) for seed in (6, 7)]
+    like = frame(0, 384, 256)
+    shots = [np.roll(scenes[index > 1], 2 * index, axis=1) for index in range(4)]
+    frames = [
+        replace(like, index=index, time=Fraction(index, 24), planes=(luma, *like.planes[1:]))
+        for index, luma in enumerate(shots)
+    ]
+    ends = [None, *frames, None]
+    requests = [
+        Request(frames[index], frames[index + 1], t, ends[index], ends[index + 3])
+        for index in range(3)
+        for t in (0.25, 0.5, 0.75)
+    ]
+    made = engine.interpolate(requests, masks=True)
+    for one, nearer in zip(made[3:6], (1, 1, 2), strict=True):
+        for plane, same in zip(one.planes, frames[nearer].planes, strict=True):
+            assert np.array_equal(plane, same)
+        assert sum(one.active) == sum(one.level_performed_macs) == 0
+        assert one.masks is not None
+        assert not one.masks.any()
+    assert made[3].performed_macs > 0  # to find out
+    assert made[4].performed_macs == 0
+    assert made[4].dense_macs == made[1].dense_macs
+    for one in (*made[:3], *made[6:]):
+        assert sum(one.level_performed_macs) > 0
+        assert all(not np.array_equal(one.planes[0], luma) for luma in shots)
 
 
 def test_batches_equal_single_frames(weights: str) -> None:

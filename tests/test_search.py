@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net import search
 from ugsp_net.search import POINT, inverse_search, search_macs
 
 
@@ -82,6 +83,18 @@ def test_pairs_of_a_batch_are_searched_by_themselves_and_in_fp32() -> None:
         assert torch.equal(inverse_search(frame0, frame1), together)
 
 
+def test_what_one_direction_has_found_serves_the_other() -> None:
+    images = torch.cat(shifted(12, 0)).mean(1, keepdim=True)[..., ::2, ::2] * 255
+    grid = images.shape[-2] // search.CELL, images.shape[-1] // search.CELL
+    patches, slopes = search._cut(images, images.flip(0), grid, list(range(search.PATCH**2)))
+    known = torch.tensor([[0.0, 0.0], [-6.0, 0.0]])[:, None].repeat(1, grid[0] * grid[1], 1)
+    state = search._State(patches, slopes, known, search._cost(patches.residual(known)), fits=0.0)
+    state.try_back(grid)
+    there, back = state.best.view(2, *grid, 2)[:, 2:-2, 4:-4]
+    torch.testing.assert_close(there, torch.tensor([6.0, 0.0]).expand_as(there))
+    torch.testing.assert_close(back, -there)  # the way that stands still does not fit
+
+
 def test_learning_does_not_reach_into_the_search() -> None:
     frame0, frame1 = shifted(2, 1, 64, 64)
     assert not inverse_search(frame0.requires_grad_(), frame1).requires_grad
@@ -101,9 +114,9 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     inverse_search(*frames)
     # Patches, rounds, compared positions, flows to begin with and positions that say how well a patch fits in the end,
     # at a half, a quarter, an eighth and a sixteenth of the size: at the last one all displacements are tried, at the
-    # others what the smaller one found.
+    # others what the smaller one found, and at the first what the other direction has.
     compared = stepped = 0
-    sizes = (26 * 14, 1, 22, 1, 16), (13 * 7, 2, 32, 1, 64), (7 * 4, 4, 64, 1, 64), (4 * 2, 4, 64, 25, 64)
+    sizes = (26 * 14, 1, 22, 2, 16), (13 * 7, 2, 32, 1, 64), (7 * 4, 4, 64, 1, 64), (4 * 2, 4, 64, 25, 64)
     for patches, rounds, positions, first, last in sizes:
         compared += 2 * patches * (positions * (1 + first + 4 * (rounds + 1) + 2 * rounds) + last)
         stepped += 2 * patches * positions * rounds

@@ -28,7 +28,7 @@ from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, still_pixels
 from ugsp_net.network import UGSP, Encoding, channels_last
-from ugsp_net.paths import carry, trace
+from ugsp_net.paths import carry, is_cut, trace
 from ugsp_net.precision import has_fast_bf16
 from ugsp_net.sparse import BACKENDS, why_not
 from ugsp_net.warp import blend_enlarged
@@ -142,6 +142,8 @@ class _Ready:
     """MACs that were spent to make this ready."""
     paths: Tensor | None = None
     """From ``trace``; None in a network without a search."""
+    cut: bool = False
+    """Whether they say that there is a cut between the two frames."""
 
 
 class Interpolator:
@@ -173,7 +175,7 @@ class Interpolator:
         """What the user should know of the frames since ``reset``."""
         self._sources: OrderedDict[int, _Source] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], _Pair] = OrderedDict()
-        self._paths: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._paths: OrderedDict[tuple[int, ...], tuple[Tensor, bool]] = OrderedDict()
         self._cost: Cost | None = None
 
     @property
@@ -244,11 +246,12 @@ class Interpolator:
         # Those before the first pair have told what they know.
         for index in [index for index in self._sources if index < requests[0].left.index]:
             del self._sources[index]
+        between = [one for one in ready if not one.cut]
         # A card takes them in one launch, a processor beside each other.
-        parts = [ready] if self._crew is None else [[one] for one in ready]
-        made = self._each([partial(self._make, part, masks) for part in parts])
+        parts = [[one] for one in between] if self._crew is not None or not between else [between]
+        made = chain.from_iterable(self._each([partial(self._make, part, masks) for part in parts]))
         self._forget()
-        return list(chain.from_iterable(made))
+        return [self._nearer(one, masks) if one.cut else next(made) for one in ready]
 
     def _each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         return [job() for job in jobs] if self._crew is None else self._crew.each(jobs)
@@ -282,7 +285,7 @@ class Interpolator:
                 job()
         if self._net.config.search:
             for one in ready:
-                one.paths = self._traced(one.request)
+                one.paths, one.cut = self._traced(one.request)
         return ready
 
     @torch.inference_mode()
@@ -396,8 +399,9 @@ class Interpolator:
                     pairs.append((left, right))
         return pairs
 
-    def _traced(self, request: Request) -> Tensor:
-        """The paths of a pair's points, from the cache or for it; its flow and its neighbours' have been searched."""
+    def _traced(self, request: Request) -> tuple[Tensor, bool]:
+        """The paths of a pair's points, and whether they say that there is a cut between the two, from the cache or for
+        it; its flow and its neighbours' have been searched."""
         left, right, neighbours = request.left, request.right, self._neighbours(request)
         key = tuple(frame.index for pair in neighbours for frame in pair)
         if key not in self._paths:
@@ -414,7 +418,8 @@ class Interpolator:
             still = still_pixels(*self._small(left, right), changed) if len(neighbours) > 1 else None
             assert pair.flow is not None
             apart = torch.tensor([intervals], device=self._device)
-            self._paths[key] = trace(pair.flow, flows[0], flows[1], apart, still)
+            paths = trace(pair.flow, flows[0], flows[1], apart, still)
+            self._paths[key] = paths, bool(is_cut(paths))
         self._paths.move_to_end(key)
         return self._paths[key]
 
@@ -441,19 +446,39 @@ class Interpolator:
         """The frame at an instant between two frames in which nothing moves."""
         height, width = request.left.planes[0].shape
         left, right = self._source(request.left), self._source(request.right)
-        cost, due = self._sized_cost(left), self._due(request, [(request.left, request.right)])
+        due = self._due(request, [(request.left, request.right)])
         assert left.rgb is not None
         assert right.rgb is not None
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
+        planes = rgb_to_planes(frame, request.left.layout, request.left.colour)
+        made = self._without_network(left, planes, due, 0, masks)
         self._forget()
-        none = (0,) * len(PRUNED)
+        return made
+
+    def _nearer(self, ready: _Ready, masks: bool) -> Made:
+        """Between two frames of different scenes: the one that is nearer in time, as it is."""
+        request, height, width = ready.request, *ready.request.left.planes[0].shape
+        nearer = request.left if request.t <= 0.5 else request.right
+        if (nearer.layout, nearer.colour) == (request.left.layout, request.left.colour):
+            planes = nearer.planes
+        else:
+            rgb = ready.pair[1].rgb
+            assert rgb is not None
+            planes = rgb_to_planes(rgb[..., :height, :width], request.left.layout, request.left.colour)
+        return self._without_network(ready.pair[0], planes, ready.due, ready.spent, masks)
+
+    def _without_network(
+        self, source: _Source, planes: tuple[np.ndarray, ...], due: int, spent: int, masks: bool
+    ) -> Made:
+        """A frame for which no level was computed. due, spent: as in ``_Ready``."""
+        cost, (height, width) = self._sized_cost(source), planes[0].shape
         return Made(
-            planes=rgb_to_planes(frame, request.left.layout, request.left.colour),
+            planes=planes,
             active=(0.0,) * len(PRUNED),
             dense_macs=cost.dense + due,
-            performed_macs=0,
+            performed_macs=spent,
             level_dense_macs=cost.prunable,
-            level_performed_macs=none,
+            level_performed_macs=(0,) * len(PRUNED),
             masks=np.zeros((len(PRUNED), height, width), np.bool_) if masks else None,
         )
 

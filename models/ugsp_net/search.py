@@ -79,6 +79,7 @@ def search_macs(width: int, height: int) -> int:
         smallest = min(width, height) < 2 * SMALLEST
         rounds, positions = len(_distances(level)), len(_sampled(level))
         tried = 1 + (rounds + 1) * len(_AROUND) + 2 * rounds + ((2 * REACH + 1) ** 2 if smallest else 1)
+        tried += level == 0  # there and back
         each = (6 * tried + 2 * rounds) * positions + 6 * (PATCH // _spacing(level)) ** 2
         total += 2 * each * (-(-width // CELL)) * (-(-height // CELL))
         if smallest:
@@ -208,6 +209,18 @@ class _State:
             shifted = padded[:, row : row + rows, column : column + columns].reshape(len(flows), -1, 2)
             self.try_all(shifted)
 
+    def try_back(self, grid: tuple[int, int]) -> None:
+        """Try the way back from the patch of the other frame that is nearest to where each patch leads now: what one
+        direction has found serves the other. The first half of the batch are the frames of which the second half are
+        the others. grid: rows and columns of patches."""
+        rows, columns = grid
+        flows = self.best.view(-1, rows, columns, 2)
+        column = torch.arange(columns, device=flows.device) + flows[..., 0] / CELL
+        row = torch.arange(rows, device=flows.device)[:, None] + flows[..., 1] / CELL
+        nearest = row.round().clamp(0, rows - 1) * columns + column.round().clamp(0, columns - 1)
+        other = torch.cat(flows.chunk(2)[::-1]).flatten(1, 2)
+        self.try_all(-other.gather(1, nearest.long().flatten(1)[..., None].expand(-1, -1, 2)))
+
     def step(self) -> None:
         """A Gauss-Newton step."""
         self.try_flows(self._flow - self._slopes.step(self._patches.residual(self._flow)))
@@ -251,6 +264,8 @@ def _search(
         else:
             enlarged = 2 * coarser.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             state.try_all(enlarged[..., :rows, :columns].flatten(2).transpose(1, 2))
+        if level == 0:
+            state.try_back(grid)
         for distance in _distances(level):
             state.try_around(grid, distance)
             state.step()
