@@ -27,7 +27,7 @@ from ugsp_net.masks import (
     still_pixels,
     to_grid,
 )
-from ugsp_net.network import UGSP, Encoding, LevelState, found_at
+from ugsp_net.network import EVIDENCE_BOUNDS, UGSP, Encoding, LevelState, found_at
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
 
@@ -333,10 +333,28 @@ def test_pairs_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(net(frames[:2], frames[2:], t).frame[1:], alone.frame, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["reference", "tiles"])
+@torch.no_grad()
+def test_levels_are_told_flow_within_bounds(backend: str) -> None:
+    """What is told of motion that training has never shown must not be what it has never shown."""
+    net, (frame0, frame1), t = small_net(), smooth_frames(2, 64, 64).split(1), torch.tensor([0.5])
+    found = torch.zeros(1, 8, 32, 32)
+    found[:, 0], found[:, 2] = 200, -200  # all outside, however far
+    first, second = net.encode(torch.cat((frame0, frame1))).chunk(2)
+    made = [
+        net.interpolate(
+            frame0, frame1, first, second, net.coarse(first, second, further, t), t, keep_gate(0.5), backend
+        )
+        for further in (found, 3 * found)
+    ]
+    for near, far in zip(made[0].states, made[1].states, strict=True):
+        torch.testing.assert_close(near.feature, far.feature)
+
+
 @torch.no_grad()
 def test_every_level_is_told_how_well_flow_is_known() -> None:
     net, (frame0, frame1), t = small_net(), smooth_frames(2, 64, 64).split(1), torch.tensor([0.5])
-    found = torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = 2 * torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     first, second = net.encode(torch.cat((frame0, frame1))).chunk(2)
     told: list[Tensor] = []
     heads = [net.get_submodule(f"levels.{index}.head") for index in (3, 2, 1, 0)]
@@ -344,7 +362,8 @@ def test_every_level_is_told_how_well_flow_is_known() -> None:
         head.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0][:, -EVIDENCE:]))
     net.interpolate(frame0, frame1, first, second, net.coarse(first, second, found, t), t)
     for factor, values in zip((8, 4, 2, 1), told, strict=True):
-        torch.testing.assert_close(values, F.avg_pool2d(found[:, 4:7], factor))
+        least, most = torch.tensor(EVIDENCE_BOUNDS).view(3, 2, 1, 1).unbind(1)
+        torch.testing.assert_close(values, F.avg_pool2d(found[:, 4:7].clamp(least, most), factor))
     for config in (dataclasses.replace(net.config, evidence=False), dataclasses.replace(net.config, search=False)):
         plain = UGSP(config).get_parameter("levels.0.head.weight")
         assert plain.shape[1] == net.get_parameter("levels.0.head.weight").shape[1] - EVIDENCE

@@ -39,6 +39,8 @@ class SparseInputs:
     """[B, C', H / 2, W / 2]: the feature from the level above."""
     flow: Tensor
     """[B, 4, H, W] fp32, in positions of this level."""
+    bound: float
+    """Longer flow is told as this, in positions."""
     t: Tensor | None
     """[B] fp32, in a network of any instant."""
     evidence: Tensor | None
@@ -66,7 +68,7 @@ class SparseInputs:
             around = _warped(self.right, flow_around, _places(squares.around, height, width))
             matched = squares.match(left, around, self.matching, self.dtype)
             parts = [left, around.index_select(0, squares.here), above, matched]
-        parts.append(flow)
+        parts.append(flow.clamp(-self.bound, self.bound))
         if self.t is not None:
             parts.append(self.t[picture, None])
         if self.evidence is not None:
