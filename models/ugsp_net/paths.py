@@ -8,8 +8,6 @@ carried to the instant, and what both frames show covers what one of them hides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,12 +31,6 @@ AROUND = 9
 """Points, odd: side of the square that lends its acceleration to a point in it of which nothing is known."""
 ENOUGH = 4.0
 """A point is lent all of it where one in so many around it is known, and less where fewer are."""
-MOST_BEND, LEAST_BEND = 1.4, 0.7
-"""Where both frames' accelerations agree, and where they oppose each other, times as much is taken as the cubic through
-four frames has: what goes on for long sways wider between frames than that, and what shakes does not shake in time with
-the frames."""
-UNSURE = 0.05
-"""Squared points: accelerations that are smaller say neither."""
 LEAST_SHARE = 0.15
 """Points that lead to another frame and back, as a share of all: fewer mean that there is a cut between the two. In
 pairs of 59 clips without a cut 0.58 do at least; three frames apart, in 101 clips, 0.18; of 60 pairs that were put
@@ -66,8 +58,8 @@ def trace(
     ``masks.still_pixels`` found to stand still before what moves.
 
     Returns [B, 21, h, w] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
-    points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points, as much of it as
-    is to be taken; weight; how sure it is that the other frame hides the point. Then 1 everywhere where there is a cut between the two, else 0, and last
+    points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points; weight; how sure
+    it is that the other frame hides the point. Then 1 everywhere where there is a cut between the two, else 0, and last
     what stands still, of the four positions of a point.
     """
     first, second = flow.chunk(2, dim=1)
@@ -82,20 +74,17 @@ def trace(
     cut = _is_cut(there).expand_as(there)
     if still is None:
         still = flow.new_zeros((len(flow), 1, FINER * flow.shape[-2], FINER * flow.shape[-1]))
-    forward, bends, weights, hidden, known = zip(*sides, strict=True)
-    sway = _sway(bends, known, first), _sway(bends[::-1], known[::-1], second)
-    bends = bends[0] * sway[0], bends[1] * sway[1]
-    return torch.cat([first, second, *forward, *bends, *weights, *hidden, cut, F.pixel_unshuffle(still, FINER)], dim=1)
+    told = [values for both in zip(*sides, strict=True) for values in both]
+    return torch.cat([first, second, *told, cut, F.pixel_unshuffle(still, FINER)], dim=1)
 
 
 def _side(
     own: Tensor, seen: Tensor, outside: tuple[Tensor, Tensor] | None, interval: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One frame's part of ``trace`` after its flow, and how far its acceleration is known. own: flow to the other
-    frame; seen: how far it is believed; outside: flow to the frame beyond and back from there; interval: time between
-    them, [B]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One frame's part of ``trace`` after its flow. own: flow to the other frame; seen: how far it is believed;
+    outside: flow to the frame beyond and back from there; interval: time between them, [B]."""
     if outside is None:
-        return own, torch.zeros_like(own), seen + LEAST, torch.zeros_like(seen), torch.zeros_like(seen)
+        return own, torch.zeros_like(own), seen + LEAST, torch.zeros_like(seen)
     away, toward = outside
     tracked = _agreement(away, toward)
     tracked = tracked * (1 - _is_cut(tracked))
@@ -110,18 +99,7 @@ def _side(
     # What is not known itself bends like what is known around it: cameras turn the whole picture.
     around = _mean_around(torch.cat((bend, known), dim=1))
     filled = around[:, :2] / around[:, 2:].clamp(min=1 / ENOUGH)
-    bend = bend + (1 - known) * filled
-    return torch.lerp(own, -away, hidden), bend, seen + BEHIND * tracked + LEAST, hidden, known
-
-
-def _sway(bends: Sequence[Tensor], known: Sequence[Tensor], flow: Tensor) -> Tensor:
-    """How much of the acceleration at one frame's points is to be taken, [B, 1, h, w]. bends, known: that frame's and
-    the other's; flow: from it to the other."""
-    other = backward_warp(torch.cat((bends[1], known[1]), dim=1), flow)
-    both = known[0] * other[:, 2:]
-    alike, opposed = both * _squared(bends[0] + other[:, :2]), both * _squared(bends[0] - other[:, :2])
-    alike, opposed = _mean_around(torch.cat((alike, opposed), dim=1)).chunk(2, dim=1)
-    return MOST_BEND - (MOST_BEND - LEAST_BEND) * (opposed + UNSURE / 2) / (alike + opposed + UNSURE)
+    return torch.lerp(own, -away, hidden), bend + (1 - known) * filled, seen + BEHIND * tracked + LEAST, hidden
 
 
 def is_cut(paths: Tensor) -> Tensor:
