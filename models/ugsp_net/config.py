@@ -9,9 +9,6 @@ from typing import Any
 STRIDES = (2, 4, 8, 16)
 """Strides of the encoder's levels, fine to coarse, in image pixels."""
 
-EVIDENCE = 3
-"""Channels of what ``paths.carry`` tells of the flow beside the flow itself."""
-
 CONTEXT_CHANNELS = (10, 20, 40, 80)
 """Channels of the refinement's context encoder at the same strides (as the paper has them)."""
 
@@ -39,8 +36,6 @@ class NetConfig:
     """Channels to which a level's correlation is reduced before it enters the head."""
     search: bool = True
     """Whether the first flow is looked for by dense inverse search; the paper's network begins with none."""
-    evidence: bool = True
-    """Whether every level is told how well the flow that a search found is known, and which frame shows what."""
     activation: str = "leaky"
     """``leaky`` (slope 0.1: nothing to learn, cheap to differentiate) or ``prelu`` (as the paper)."""
     block: int = 16
@@ -66,11 +61,6 @@ class NetConfig:
         """Both sides of a picture must be multiples of this many pixels."""
         return max(STRIDES[-1], self.block)
 
-    @property
-    def evidence_channels(self) -> int:
-        """Inputs of every level that tell how well the flow is known."""
-        return EVIDENCE if self.search and self.evidence else 0
-
     def grid_stride(self, level: int) -> int:
         """Image pixels between neighbouring mask entries of a level (0: stride 2 ... 2: stride 8)."""
         return max(self.block, STRIDES[level])
@@ -87,7 +77,6 @@ class NetConfig:
         if unknown:
             raise ValueError(f"unknown configuration keys: {', '.join(unknown)}")
         fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-        fields.setdefault("evidence", False)  # files that were written before there was any
         return cls(**fields)
 
     @classmethod

@@ -94,7 +94,7 @@ def network_cost(config: NetConfig, width: int, height: int) -> Cost:
     def convolutions(level: int) -> int:
         """Head, 3x3 convolutions and projection of one position."""
         channels, hidden, depth = config.encoder_channels[level], config.widths[level], config.depths[level]
-        into = 2 * channels + int(config.any_instant) + config.evidence_channels
+        into = 2 * channels + int(config.any_instant)
         if config.matching_radius[level]:
             into += config.matching_channels[level]
         if level != coarsest:

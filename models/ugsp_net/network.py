@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
-from ugsp_net.config import EVIDENCE, STRIDES, NetConfig
+from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import (
     Gate,
     agreement,
@@ -39,8 +39,6 @@ FLOW_BOUND = 4.0
 """Flow that was found enters a level as a number of at most so many positions. Longer flow is rare in training crops:
 told as it is, it made levels bend a clean pan of 25 pixels to and fro (hdr10-av1 39.7 dB, bounded 40.1; the other clips
 within 0.04)."""
-EVIDENCE_BOUNDS = (-2.0, 2.0), (-1.0, 2.0), (0.0, 1.0)
-"""The same for what is told of it: most of what differs lies within."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,9 @@ class LevelState:
     feature: Tensor
     """[B, C, H / s, W / s]."""
     found: Tensor | None = None
-    """[B, 8, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2, a first
-    guess of the blend, how well all this is known, and what stands still before it, as ``carry`` returns them. A
-    level's flow is this and what the levels so far add: those at strides 16 and 8 add nothing. None in a network
-    without a search."""
+    """[B, 6, H / 2, W / 2] fp32: the flow that the search found, at the instant, in positions of stride 2, a first
+    guess of the blend, and what stands still before it all, as ``carry`` returns them. A level's flow is this and what
+    the levels so far add: those at strides 16 and 8 add nothing. None in a network without a search."""
 
     def __getitem__(self, some: slice) -> LevelState:
         """Part of the batch."""
@@ -104,14 +101,6 @@ def found_at(found: Tensor, factor: int) -> Tensor:
     """The flow of ``LevelState.found`` at a coarser stride, in that stride's positions."""
     flow = found[:, :4]
     return flow if factor == 1 else F.avg_pool2d(flow, factor) / factor
-
-
-def evidence_at(found: Tensor, factor: int) -> Tensor:
-    """What ``LevelState.found`` tells of its flow, at a coarser stride: [B, EVIDENCE, H / s, W / s]."""
-    told = found[:, 4 : 4 + EVIDENCE]
-    least, most = told.new_tensor(EVIDENCE_BOUNDS).view(EVIDENCE, 2, 1, 1).unbind(1)
-    told = told.clamp(least, most)
-    return told if factor == 1 else F.avg_pool2d(told, factor)
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,6 @@ class UGSP(nn.Module):
                 inputs += channels[index] + 4
             if config.any_instant:
                 inputs += 1
-            inputs += config.evidence_channels
             outputs = config.widths[0] if index == 0 else 4 + channels[index - 1]
             self.levels.append(
                 Level(config, inputs, config.widths[index], config.depths[index], outputs, pruned=not coarsest)
@@ -220,7 +208,7 @@ class UGSP(nn.Module):
         intervals: Tensor | None = None,
     ) -> Tensor | None:
         """What ``coarse`` begins with, from the pair and the frames before and after it, where they are known:
-        [B, 8, H / 2, W / 2] fp32 as ``carry`` returns it. ``match``, ``trace`` and ``carry`` are its steps.
+        [B, 6, H / 2, W / 2] fp32 as ``carry`` returns it. ``match``, ``trace`` and ``carry`` are its steps.
 
         intervals: as for ``trace``. None in a network without a search.
         """
@@ -251,7 +239,7 @@ class UGSP(nn.Module):
             flow = left.new_zeros((left.shape[0], 4, *left.shape[-2:]), dtype=torch.float32)
         else:
             flow = found_at(found, STRIDES[index] // STRIDE)
-        inputs = self._join(index, self._inputs(index, first, second, None, flow), None, t, found)
+        inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
         return self._refined(index, flow, run_level(self._level(index), inputs, None, "reference"), t, found)
 
     def interpolate(
@@ -296,14 +284,14 @@ class UGSP(nn.Module):
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
             hidden: Tensor | None = None
             if mask is not None and in_tiles and pays(mask, height, width, self.dtype):
-                sparse = self._sparse_inputs(index, first, second, above.feature, flow, t, coarse.found)
+                sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
                 if index == 0:
                     out = run_last_tiles(level, self.synthesis, sparse, mask, height, width)  # [B, 8, H, W]
                 else:
                     out = run_tiles(level, sparse, mask, height, width)
             else:
                 inputs = self._inputs(index, first, second, above.feature, flow)
-                out = hidden = run_level(level, self._join(index, inputs, flow, t, coarse.found), mask, backend)
+                out = hidden = run_level(level, self._join(inputs, flow, t), mask, backend)
             if index > 0:
                 states.append(self._refined(index, flow, out, t, coarse.found))
         if hidden is not None:  # [B, width, H / 2, W / 2]
@@ -388,8 +376,8 @@ class UGSP(nn.Module):
         logit, still = out[:, 4:5] + torch.log((1 - when) / when), None
         if found is not None:
             logit = logit + _enlarged_part(found[:, 4:5], corner, size)
-            if bool(found[:, 4 + EVIDENCE :].any()):
-                still = _enlarged_part(found[:, 4 + EVIDENCE :], corner, size)
+            if bool(found[:, 5:].any()):
+                still = _enlarged_part(found[:, 5:], corner, size)
         blend = torch.sigmoid(logit)
         warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
         frame = torch.lerp(warped1, warped0, blend) + out[:, 5:]
@@ -448,36 +436,22 @@ class UGSP(nn.Module):
             inputs.append(self.reducers[index](matching.local_correlation(one, other, radius).to(self.dtype)))
         return inputs
 
-    def _evidence(self, index: int, found: Tensor | None) -> Tensor | None:
-        """What a level is told of the flow that was found, if this network's are."""
-        if found is None or not self.config.evidence_channels:
-            return None
-        return evidence_at(found, STRIDES[index] // STRIDE)
-
     def _sparse_inputs(
-        self,
-        index: int,
-        first: Encoding,
-        second: Encoding,
-        feature: Tensor,
-        flow: Tensor,
-        t: Tensor,
-        found: Tensor | None,
+        self, index: int, first: Encoding, second: Encoding, feature: Tensor, flow: Tensor, t: Tensor
     ) -> SparseInputs:
         """What ``_inputs`` and ``_join`` make, for chosen positions."""
         radius = self.config.matching_radius[index]
         matched = Matching(radius, self.reducers[index]) if radius else None
         when = t if self.config.any_instant else None
         left, right = first.features[index], second.features[index]
-        evidence = self._evidence(index, found)
-        return SparseInputs(left, right, feature, flow, self._flow_bound, when, evidence, matched, self.dtype)
+        return SparseInputs(left, right, feature, flow, self._flow_bound, when, matched, self.dtype)
 
     @property
     def _flow_bound(self) -> float:
         """In the paper's network, which learns to find it, flow has none."""
         return FLOW_BOUND if self.config.search else math.inf
 
-    def _join(self, index: int, inputs: list[Tensor], flow: Tensor | None, t: Tensor, found: Tensor | None) -> Tensor:
+    def _join(self, inputs: list[Tensor], flow: Tensor | None, t: Tensor) -> Tensor:
         """Concatenate a level's inputs in the type of the activations."""
         parts = list(inputs)
         if flow is not None:
@@ -485,9 +459,6 @@ class UGSP(nn.Module):
         if self.config.any_instant:
             height, width = inputs[0].shape[-2:]
             parts.append(t.view(-1, 1, 1, 1).expand(-1, 1, height, width))
-        evidence = self._evidence(index, found)
-        if evidence is not None:
-            parts.append(evidence)
         if torch.is_grad_enabled():
             joined = torch.cat([part.to(self.dtype) for part in parts], dim=1)
             return joined.contiguous(memory_format=torch.channels_last)

@@ -112,11 +112,9 @@ def is_cut(paths: Tensor) -> Tensor:
 def carry(paths: Tensor, t: Tensor) -> Tensor:
     """The flow at an instant, and which frame shows what lies there.
 
-    paths: from ``trace``, [B, 21, h, w]; t: [B] fp32 in (0, 1). Returns [B, 8, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
+    paths: from ``trace``, [B, 21, h, w]; t: [B] fp32 in (0, 1). Returns [B, 6, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
     (x, y), in positions of stride 2; the logarithm of how many times more of the first frame than of the second is to
-    be seen; the logarithm of the weight of what arrives there, and of 1 and the variance of its flow, in squared
-    points: where that is large things cover each other; what stands still, 1 or 0. Across a cut nothing moves, and the
-    nearer frame is to be seen.
+    be seen; what stands still, 1 or 0. Across a cut nothing moves, and the nearer frame is to be seen.
     """
     when = t.view(-1, 1, 1, 1)
     guess0, guess1, first, second, bend0, bend1, weight0, weight1, *rest = paths.split(_SIDES, dim=1)
@@ -124,34 +122,25 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     curve = when * (1 - when) / 2
     bend0, bend1, none = curve * bend0, curve * bend1, torch.zeros_like(hidden0)
     to1, to0 = (1 - when) * first, when * second
-    flow = torch.cat((bend0 - when * first, bend0 + to1), dim=1)
     landed = _splat(
-        torch.cat((flow, _squared(flow), hidden0, none), dim=1),
+        torch.cat((bend0 - when * first, bend0 + to1, hidden0, none), dim=1),
         (2 - when) * weight0,  # the cubic through four frames leans on the nearer two
         when * first - bend0,
     )
-    flow = torch.cat((bend1 + to0, bend1 - (1 - when) * second), dim=1)
     landed += _splat(
-        torch.cat((flow, _squared(flow), none, hidden1), dim=1),
+        torch.cat((bend1 + to0, bend1 - (1 - when) * second, none, hidden1), dim=1),
         (1 + when) * weight1,
         (1 - when) * second - bend1,
     )
     to0, to1 = when * guess1, (1 - when) * guess0
     guess = torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
-    known = landed[:, 7:] + GUESS
-    guess = torch.cat((guess, _squared(guess)), dim=1)
-    flow, squares = (torch.add(landed[:, :5], guess, alpha=GUESS) / known).split((4, 1), dim=1)
-    spread = (squares - _squared(flow)).clamp_(min=0).log1p_()
-    hidden = (landed[:, 5:7] / known).clamp_(max=1)
+    flow = FINER * torch.add(landed[:, :4], guess, alpha=GUESS)
+    known = landed[:, 6:] + GUESS
+    hidden = (landed[:, 4:6] / known).clamp_(max=1)
     prior = torch.log((1 + DOUBT - hidden[:, 1:]) / (1 + DOUBT - hidden[:, :1]))
+    flow = flow / known * (1 - cut)
     prior = torch.where(cut > 0, torch.where(when <= 0.5, CERTAIN, -CERTAIN), prior)
-    smooth = torch.cat((FINER * flow * (1 - cut), prior, known.log(), spread), dim=1)
-    return torch.cat((upsample(smooth, FINER), F.pixel_shuffle(still, FINER)), dim=1)
-
-
-def _squared(flow: Tensor) -> Tensor:
-    """Squared lengths of flow [B, C, h, w]: [B, 1, h, w]."""
-    return flow.square().sum(1, keepdim=True)
+    return torch.cat((upsample(torch.cat((flow, prior), dim=1), FINER), F.pixel_shuffle(still, FINER)), dim=1)
 
 
 def _agreement(there: Tensor, back: Tensor) -> Tensor:

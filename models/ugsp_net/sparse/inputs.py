@@ -43,16 +43,14 @@ class SparseInputs:
     """Longer flow is told as this, in positions."""
     t: Tensor | None
     """[B] fp32, in a network of any instant."""
-    evidence: Tensor | None
-    """[B, EVIDENCE, H, W] fp32, in a network that is told how well the flow is known."""
     matching: Matching | None
     """None in a level without."""
     dtype: torch.dtype
     """Of the activations."""
 
     def rows(self, positions: Tensor) -> Tensor:
-        """[U] flat positions over [B, H, W], each once -> [U + 1, 2 C + C' (+ matched) + 4 (+ 1) (+ EVIDENCE)]: theirs,
-        and a row of zeros."""
+        """[U] flat positions over [B, H, W], each once -> [U + 1, 2 C + C' (+ matched) + 4 (+ 1)]: theirs, and a row
+        of zeros."""
         height, width = self.flow.shape[-2:]
         flows = _rows(self.flow)
         places = picture, y, x = _places(positions, height, width)
@@ -71,8 +69,6 @@ class SparseInputs:
         parts.append(flow.clamp(-self.bound, self.bound))
         if self.t is not None:
             parts.append(self.t[picture, None])
-        if self.evidence is not None:
-            parts.append(_rows(self.evidence).index_select(0, positions))
         joined = flow.new_empty((positions.shape[0] + 1, sum(part.shape[1] for part in parts)), dtype=self.dtype)
         joined[-1] = 0
         for part, target in zip(parts, joined[:-1].split([part.shape[1] for part in parts], dim=1), strict=True):
