@@ -175,6 +175,10 @@ def test_across_a_cut_the_nearer_frame_is_shown_as_it_is(size: int, pruning: boo
         assert sum(one.active) == sum(one.level_performed_macs) == 0
         assert one.masks is not None
         assert not one.masks.any()
+    grey = [np.full_like(plane, 128) for plane in like.planes[1:]]
+    tagged = replace(frames[2], index=9, planes=(shots[2], *grey), colour=ColourTags(1, 1, 1, 2))  # full range
+    (converted,) = engine.interpolate([replace(requests[5], right=tagged, after=None)])
+    assert np.abs(converted.planes[0] - (16 + shots[2] * (219 / 255))).max() <= 1  # as the first frame is
     assert made[3].performed_macs > 0  # to find out
     assert made[4].performed_macs == 0
     assert made[4].dense_macs == made[1].dense_macs

@@ -89,7 +89,7 @@ class Made:
     planes: tuple[np.ndarray, ...]
     """As in ``Frame``, in the layout and colour of the left frame."""
     active: tuple[float, ...]
-    """Share of the picture's blocks that the masks left, at strides 8, 4, 2; all 1 without pruning."""
+    """Share of the picture's blocks that the masks left, at strides 8, 4, 2; all 1 without pruning, all 0 at a cut."""
     dense_macs: int
     """What the dense network would have spent, with the encoding of the source frames that this frame needed first."""
     performed_macs: int
