@@ -264,7 +264,7 @@ def _search(
         else:
             enlarged = 2 * coarser.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             state.try_all(enlarged[..., :rows, :columns].flatten(2).transpose(1, 2))
-        if level == 0:
+        if level == 0:  # at smaller sizes, directions that agree early do not find out that they are wrong
             state.try_back(grid)
         for distance in _distances(level):
             state.try_around(grid, distance)
