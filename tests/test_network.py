@@ -27,7 +27,7 @@ from ugsp_net.masks import (
     still_pixels,
     to_grid,
 )
-from ugsp_net.network import UGSP, Encoding, LevelState, found_at
+from ugsp_net.network import UGSP, Encoding, Found, LevelState
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
 
@@ -213,7 +213,7 @@ def test_what_moves_is_made_alike_in_its_rectangle_and_in_the_whole_picture() ->
     flow, out = torch.randn(2, 4, 48, 80), 0.3 * torch.randn(2, 8, 96, 160)
     moving = torch.zeros(2, 1, 6, 10)
     moving[0, 0, 1:3, 4:7], moving[1, 0, 2:5, 5], moving[1, 0, 4, 9] = 1, 1, 1
-    found = torch.randn(2, 5, 48, 80)
+    found = Found.of(torch.cat((torch.randn(2, 5, 48, 80), torch.rand(2, 1, 48, 80)), dim=1))
     with torch.no_grad():
         part = net._render(frames[:2], frames[2:], flow, out, t, found, moving)
         whole = net._rendered(frames[:2], frames[2:], flow, out, t, found, (0, 0))
@@ -349,18 +349,24 @@ def test_levels_are_told_flow_within_bounds(backend: str) -> None:
         torch.testing.assert_close(near.feature, far.feature)
 
 
-def test_flow_that_was_found_reaches_every_level() -> None:
+@pytest.mark.parametrize("bent", [True, False])
+def test_flow_that_was_found_reaches_every_level(bent: bool) -> None:
     """With levels that add nothing, each level's flow is what the search found, as finely as its stride shows it."""
-    found = torch.randn(1, 4, 32, 48)
-    state = LevelState(found_at(found, 8), torch.zeros(1, 1, 4, 6), found)
-    for factor in (4, 2, 1):
+    whole = torch.randn(1, 6, 32, 48)
+    found = Found.of(whole)
+    for factor, flow in zip((1, 2, 4, 8), found.flows, strict=True):
+        torch.testing.assert_close(flow, F.avg_pool2d(whole[:, :4], factor) / factor)
+    assert torch.equal(torch.cat((found.prior, found.still), dim=1), whole[:, 4:])
+    state = LevelState(found.flows[3], torch.zeros(1, 1, 4, 6), found, bent)
+    for expected in found.flows[2::-1]:
         flow = state.enlarged()
-        torch.testing.assert_close(flow, found_at(found, factor))
-        state = LevelState(flow, state.feature, found)
+        torch.testing.assert_close(flow, expected)
+        state = LevelState(flow, state.feature, found, bent)
     torch.testing.assert_close(LevelState(state.flow, state.feature).enlarged(), 2 * upsample(state.flow))
-    part = LevelState(found, found, found)[0:0]
+    part = state[0:0]
     assert part.found is not None
-    assert len(part.flow) == len(part.feature) == len(part.found) == 0
+    assert part.bent == bent
+    assert not any(map(len, (part.flow, part.feature, *part.found.flows, part.found.prior, part.found.still)))
 
 
 @pytest.mark.parametrize("search", [True, False])
@@ -375,10 +381,9 @@ def test_only_levels_finer_than_a_patch_change_flow_that_was_found(search: bool)
     if coarse.found is None:
         assert all(bool(state.flow.any()) for state in states)
         return
-    same = [
-        torch.allclose(s.flow, found_at(coarse.found, n), atol=1e-5) for s, n in zip(states, (8, 4, 2), strict=True)
-    ]
-    assert same == [True, True, False]
+    flows = coarse.found.flows[:0:-1]
+    assert [torch.equal(state.flow, flow) for state, flow in zip(states, flows, strict=True)] == [True, True, False]
+    assert [state.bent for state in states] == [False, False, True]
 
 
 @pytest.mark.parametrize("factor", [2, 4])

@@ -136,6 +136,8 @@ class _Ready:
 
     request: Request
     pair: tuple[_Source, _Source]
+    changed: Tensor
+    """From ``change``."""
     due: int
     """MACs that the dense network owes beside the frame itself."""
     spent: int
@@ -249,11 +251,12 @@ class Interpolator:
         between = [one for one in ready if not one.cut]
         # A card takes them in one launch, a processor beside each other.
         parts = [[one] for one in between] if self._crew is not None or not between else [between]
-        made = chain.from_iterable(self._each([partial(self._make, part, masks) for part in parts]))
+        made = chain.from_iterable(self.each([partial(self._make, part, masks) for part in parts]))
         self._forget()
         return [self._nearer(one, masks) if one.cut else next(made) for one in ready]
 
-    def _each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+    def each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What the jobs return, in order: on a processor they are done beside each other."""
         return [job() for job in jobs] if self._crew is None else self._crew.each(jobs)
 
     def _prepared(self, requests: Sequence[Request]) -> list[_Ready]:
@@ -275,11 +278,12 @@ class Interpolator:
                 if known.flow is None and key not in search:
                     search[key] = partial(self._search, known, self._source(left, False), self._source(right, False))
                     spent += cost.match
-            ready.append(_Ready(request, pair, self._due(request, neighbours), spent))
+            changed = self._pair(request.left, request.right).changed
+            ready.append(_Ready(request, pair, changed, self._due(request, neighbours), spent))
         jobs: list[Callable[[], None]] = [*search.values()]  # first, since they take longest
         jobs += [partial(self._encode, source) for source in encode.values()]
         if len(requests) > 1:
-            self._each(jobs)
+            self.each(jobs)
         else:  # perhaps for want of memory
             for job in jobs:
                 job()
@@ -305,15 +309,16 @@ class Interpolator:
         pairs = [one.pair for one in ready]
         cost = self._sized_cost(pairs[0][0])
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
+        changed = _joined([one.changed for one in ready])
         t = torch.tensor([one.request.t for one in ready], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
         factor = self._portions.factor(height, width)
         found = carry(_joined([one.paths for one in ready]), t) if net.config.search else None
         if len(windows) == 1:
             encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
-            seen = see(net, frames, encodings, found, t, self._gate, backend)
+            seen = see(net, frames, encodings, found, t, self._gate, backend, changed)
         else:
-            seen = see_in_windows(net, frames, found, t, self._gate, backend, windows, with_motion=factor > 1)
+            seen = see_in_windows(net, frames, found, t, self._gate, backend, changed, windows, with_motion=factor > 1)
         active = torch.ones(len(ready), len(PRUNED))
         if seen.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()

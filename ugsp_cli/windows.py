@@ -119,11 +119,12 @@ def see(
     t: Tensor,
     gate: Gate | None,
     backend: str,
+    changed: Tensor,
 ) -> Seen:
     """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them; found: as
-    ``UGSP.find`` returns it; t: [B]."""
+    ``UGSP.find`` returns it; t: [B]; changed: [B, 2, H, W], as ``change`` returns it."""
     coarse = net.coarse(*encodings, found, t)
-    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend)
+    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed)
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)
     shares = torch.ones(len(t), 2, len(PRUNED))
@@ -148,10 +149,12 @@ def see_in_windows(
     t: Tensor,
     gate: Gate | None,
     backend: str,
+    changed: Tensor,
     windows: Sequence[Window],
     with_motion: bool,
 ) -> Seen:
-    """Run the network on one pair, window by window, and put the cells together. frames: both [1, 3, H, W]; t: [1]."""
+    """Run the network on one pair, window by window, and put the cells together. frames: both [1, 3, H, W]; t: [1];
+    changed: [1, 2, H, W]."""
     rows, columns = frames[0].shape[-2:]
 
     def blank(channels: int, stride: int = 1) -> Tensor:
@@ -166,7 +169,7 @@ def see_in_windows(
         pair = window.seen(frames[0]), window.seen(frames[1])
         encodings = net.encode(pair[0]), net.encode(pair[1])
         inside = None if found is None else window.seen(found, STRIDE)
-        part = see(net, pair, encodings, inside, t, gate, backend)
+        part = see(net, pair, encodings, inside, t, gate, backend, window.seen(changed))
         window.keep(part.frame, frame)
         if used is not None and part.motion is not None:
             window.keep(part.motion[0], used[0])
