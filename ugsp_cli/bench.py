@@ -69,9 +69,9 @@ def bench(
 ) -> None:
     """Measure how fast the network is on this machine.
 
-    Runs it dense and pruned, turn by turn in one run, on drawn pictures with masks of the given densities, and prints
-    the seconds of each stage beside the share of the dense network's work (MACs) that was done. What it does not
-    measure: decoding and encoding, and which masks a video gets (see `ugsp stats`).
+    Runs it dense and pruned, turn by turn in one run, on pictures as of a moving camera with masks of the given
+    densities, and prints the seconds of each stage beside the share of the dense network's work (MACs) that was done.
+    What it does not measure: decoding and encoding, and which masks a video gets (see `ugsp stats`).
 
     \b
     ugsp bench --size 1920x1080 --size 1280x720

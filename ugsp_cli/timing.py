@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +32,11 @@ __all__ = ["Measured", "Timing", "document", "measure", "print_timings"]
 
 STAGES = ("encode", "pair", "levels")
 """Encoding one source frame; a pair's search and coarsest level; the pruned levels and the frame."""
+
+ANGLE, CLOSER, NOISE = 1.0, 0.02, 2 / 255
+"""Between the pictures that are drawn: degrees by which the camera turns, the share by which it comes closer, and the
+standard deviation of its noise. So everything moves, up to about 20 pixels at 1280x720, and patches look at every
+size."""
 
 # Where a network spends its arithmetic; what is left is what it moves about.
 _PRODUCTS = ("conv", "addmm", "bmm", "mm")
@@ -89,13 +96,14 @@ def _measure_size(
     engine: Interpolator, width: int, height: int, densities: Sequence[float], turns: int, display: Display
 ) -> Timing:
     net, device = engine.network, torch.device(engine.device)
-    # A processor makes the frames of a batch beside each other: one is timed, with all cores.
-    batch = 1 if device.type == "cpu" else engine.batch_at(width, height)
+    # As the engine does it: a processor makes the frames of a batch beside each other, a card in one launch.
+    at_once = engine.batch_at(width, height)
+    beside, batch = (at_once, 1) if device.type == "cpu" else (1, at_once)
     alignment = net.config.alignment
     factor = engine.factor_at(width, height)
     columns, rows = (-(-side // (alignment * factor)) * alignment for side in (width, height))
     cost = network_cost(net.config, columns, rows)
-    large = _pictures(2 * batch, factor * rows, factor * columns).to(device)
+    large = _pictures(batch, factor * rows, factor * columns).to(device)
     frames = F.avg_pool2d(large, factor)
     t = torch.full((batch,), 0.5, device=device)
     backend = "tiles" if engine.backend == "dense" else engine.backend
@@ -104,7 +112,7 @@ def _measure_size(
     found: dict[float | None, list[dict[str, float]]] = {kind: [] for kind in kinds}
 
     def run(kind: float | None) -> Iterator[None]:
-        """One batch, stage by stage."""
+        """One launch, stage by stage."""
         # Two encodings serve two made frames when one follows the other; one is what each costs.
         second = net.encode(frames[batch:])
         yield
@@ -123,11 +131,12 @@ def _measure_size(
     for turn in range(turns + 1):
         for kind in kinds:
             seconds = {}
-            stages = run(kind)
+            jobs = [partial(_advance, run(kind)) for _ in range(beside)]
             begun = _now(device)
-            for stage, _ in zip(STAGES, stages, strict=True):
+            for stage in STAGES:
+                engine.each(jobs)
                 ended = _now(device)
-                seconds[stage], begun = (ended - begun) / batch, ended
+                seconds[stage], begun = (ended - begun) / at_once, ended
             if turn:  # the first one warms up
                 found[kind].append(seconds)
             display.advance()
@@ -143,10 +152,25 @@ def _measure_size(
             spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())
         medians = {stage: median(seconds[stage] for seconds in found[kind]) for stage in STAGES}
         measured.append(Measured(kind, medians, spent / dense))
-    products = _products(lambda: list(run(None)), device, turns)
+    with _Recorder() as recorder:
+        list(run(None))
+    alone = []
+    for _ in range(turns + 1):
+        begun = _now(device)
+        engine.each([partial(_replay, recorder.calls)] * beside)
+        alone.append((_now(device) - begun) / at_once)
     for _ in kinds:
         display.advance()
-    return Timing(width, height, 1 / factor, batch, measured, products / batch)
+    return Timing(width, height, 1 / factor, at_once, measured, median(alone[1:]))
+
+
+@torch.inference_mode()
+def _advance(stages: Iterator[None]) -> None:
+    next(stages)
+
+
+_Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""An operation of torch, its operands and its named ones."""
 
 
 class _Recorder(TorchDispatchMode):
@@ -154,7 +178,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self.calls: list[_Call] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -165,17 +189,11 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _products(run: Callable[[], object], device: torch.device, turns: int) -> float:
-    """Seconds of the convolutions and matrix products of a run, one after the other and nothing between."""
-    with _Recorder() as recorder:
-        run()
-    spent = []
-    for _ in range(turns + 1):
-        begun = _now(device)
-        for func, args, kwargs in recorder.calls:
-            func(*args, **kwargs)
-        spent.append(_now(device) - begun)
-    return median(spent[1:])
+@torch.inference_mode()
+def _replay(calls: Sequence[_Call]) -> None:
+    """One after the other, and nothing between."""
+    for func, args, kwargs in calls:
+        func(*args, **kwargs)
 
 
 def _now(device: torch.device) -> float:
@@ -184,10 +202,21 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _pictures(count: int, height: int, width: int) -> Tensor:
+def _pictures(pairs: int, height: int, width: int) -> Tensor:
+    """Pairs of pictures as a camera takes them that turns, moves closer and makes noise: the first ones, then the
+    second ones, [2 * pairs, 3, height, width]."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(count, 3, height // 8, width // 8, generator=generator)
-    return F.interpolate(noise, (height, width), mode="bilinear", align_corners=False)
+    scene = torch.zeros(pairs, 3, height, width)
+    for size, contrast in ((8, 0.7), (2, 0.3)):
+        noise = torch.rand(pairs, 3, -(-height // size), -(-width // size), generator=generator)
+        scene += contrast * F.interpolate(noise, (height, width), mode="bilinear", align_corners=False)
+    angle, closer = math.radians(ANGLE), 1 - CLOSER
+    across, down = closer * math.cos(angle), closer * math.sin(angle) * height / width
+    there = torch.tensor([[across, -down, 0.0], [down * (width / height) ** 2, across, 0.0]]).expand(pairs, 2, 3)
+    grid = F.affine_grid(there, list(scene.shape), align_corners=False)
+    turned = F.grid_sample(scene, grid, padding_mode="reflection", align_corners=False)
+    seen = torch.cat((scene, turned))
+    return seen.add_(NOISE * torch.randn(seen.shape, generator=generator)).clamp_(0, 1)
 
 
 def _masks(net: UGSP, height: int, width: int, batch: int, density: float) -> list[Tensor]:
@@ -218,6 +247,7 @@ def print_timings(console: Console, engine: Interpolator, timings: Sequence[Timi
     )
     for timing in timings:
         seen = "" if timing.flow_scale == 1 else f", flow scale {timing.flow_scale:g}"
+        seen += "" if timing.batch == 1 else f", {timing.batch} frames at once"
         table = Table(title=f"{timing.width}x{timing.height}{seen}, seconds for each made frame")
         for column in ("computed", *STAGES, "all", "frames/s", "time", "MACs"):
             table.add_column(column, justify="right")
