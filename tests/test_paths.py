@@ -145,3 +145,18 @@ def test_what_stands_still_is_handed_on_as_it_is() -> None:
     found = carry(trace(pairs, still=still), torch.tensor([0.3, 0.5]))
     assert torch.equal(found[:, 5:], still)
     assert carry(trace(pairs), torch.tensor([0.3, 0.5]))[:, 5:].abs().max() == 0
+
+
+def test_where_two_motions_land_together_the_one_in_front_is_kept() -> None:
+    """Not their mean, which is nobody's motion."""
+    way = 6  # points, of what passes before a background that stands still
+    here, there = torch.zeros(2, 12, 40)
+    here[:, 10:18], there[:, 10 + way : 18 + way] = way, way
+    still = torch.zeros_like(here)
+    pair = torch.stack((here, still, -there, still))[None]
+    came = torch.stack((torch.roll(here, -way, 1), still, -here, still))[None]
+    goes = torch.stack((there, still, -torch.roll(there, way, 1), still))[None]
+    found = carry(trace(pair, came, goes), HALF) / FINER
+    # Of what passes, the part before background that the first frame shows and the second one does not.
+    passing = found[0, :4, 6:-6, FINER * 18 : FINER * 20].mean((1, 2))
+    assert passing.tolist() == pytest.approx([-way / 2, 0, way / 2, 0], abs=0.05)

@@ -25,8 +25,10 @@ BEHIND = 0.1
 """Weight of a point that the other frame hides, where points that both show have 1."""
 LEAST = 1e-3
 """Weight of points of which nothing is believed."""
-GUESS = 0.05
+GUESS = 0.03
 """Weight of the flow without any paths, for places where no point arrives."""
+APART = 4.0
+"""Squared distance, in points, of a point's flow from the mean of what lands with it at which it counts half."""
 AROUND = 9
 """Points, odd: side of the square that lends its acceleration to a point in it of which nothing is known."""
 ENOUGH = 4.0
@@ -122,16 +124,21 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     curve = when * (1 - when) / 2
     bend0, bend1, none = curve * bend0, curve * bend1, torch.zeros_like(hidden0)
     to1, to0 = (1 - when) * first, when * second
-    landed = _splat(
-        torch.cat((bend0 - when * first, bend0 + to1, hidden0, none), dim=1),
-        (2 - when) * weight0,  # the cubic through four frames leans on the nearer two
-        when * first - bend0,
+    landing = _Landing(torch.stack((when * first - bend0, (1 - when) * second - bend1), dim=2))
+    told = torch.stack(
+        (
+            torch.cat((bend0 - when * first, bend0 + to1, hidden0, none), dim=1),
+            torch.cat((bend1 + to0, bend1 - (1 - when) * second, none, hidden1), dim=1),
+        ),
+        dim=2,
     )
-    landed += _splat(
-        torch.cat((bend1 + to0, bend1 - (1 - when) * second, none, hidden1), dim=1),
-        (1 + when) * weight1,
-        (1 - when) * second - bend1,
-    )
+    # The cubic through four frames leans on the nearer two.
+    weight = torch.stack(((2 - when) * weight0, (1 + when) * weight1), dim=2)
+    landed = landing.spread(told, weight)
+    # Where points of two motions land together, the mean is neither: those far from it count less, then once more.
+    mean = landed[:, :4] / landed[:, 6:].clamp(min=LEAST**2)
+    apart = (landing.read(mean) - told[:, :4]).square_().sum(1, keepdim=True)
+    landed = landing.spread(told, weight / (1 + apart / APART))
     to0, to1 = when * guess1, (1 - when) * guess0
     guess = torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
     flow = FINER * torch.add(landed[:, :4], guess, alpha=GUESS)
@@ -162,21 +169,36 @@ def _mean_around(values: Tensor) -> Tensor:
     return values
 
 
-def _splat(values: Tensor, weight: Tensor, flow: Tensor) -> Tensor:
-    """Values [B, C, h, w] where flow [B, 2, h, w] takes them, each spread over four positions, times their weights
-    [B, 1, h, w], and the sum of the weights after them: [B, C + 1, h, w]."""
-    batch, channels, height, width = values.shape
-    spread = torch.cat((values * weight, weight), dim=1)
-    x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]
-    y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
-    left, top = x.floor(), y.floor()
-    right, below = (x - left)[:, None], (y - top)[:, None]
-    # A border of two positions takes what lands outside.
-    column, row = left.long().add_(2).clamp_(0, width + 2), top.long().add_(2).clamp_(0, height + 2)
-    place = row.mul_(width + 4).add_(column).view(batch, 1, -1)
-    landed = spread.new_zeros((batch, channels + 1, (height + 4) * (width + 4)))
-    for down, vertical in ((0, 1 - below), (width + 4, below)):
-        for across, horizontal in ((0, 1 - right), (1, right)):
-            part = (spread * (vertical * horizontal)).flatten(2)
-            landed.scatter_add_(2, (place + (down + across)).expand(-1, channels + 1, -1), part)
-    return landed.view(batch, channels + 1, height + 4, width + 4)[..., 2:-2, 2:-2]
+class _Landing:
+    """Where points land: each is spread over the four positions around. P sets of points."""
+
+    def __init__(self, flow: Tensor) -> None:
+        """flow: [B, 2, P, h, w], where each point goes."""
+        self._flow = flow
+        height, width = flow.shape[-2:]
+        x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]
+        y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
+        left, top = x.floor(), y.floor()
+        right, below = (x - left)[:, None], (y - top)[:, None]
+        # A border of two positions takes what lands outside.
+        column, row = left.long().add_(2).clamp_(0, width + 2), top.long().add_(2).clamp_(0, height + 2)
+        place = row.mul_(width + 4).add_(column).flatten(1)[:, None]
+        self._shares = [
+            (place + (down + across), vertical * horizontal)
+            for down, vertical in ((0, 1 - below), (width + 4, below))
+            for across, horizontal in ((0, 1 - right), (1, right))
+        ]
+
+    def spread(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Values [B, C, P, h, w] where they land, times their weights [B, 1, P, h, w], and the sum of the weights after
+        them: [B, C + 1, h, w]."""
+        weighted = torch.cat((values * weight, weight), dim=1)
+        batch, channels, _, height, width = weighted.shape
+        landed = weighted.new_zeros((batch, channels, (height + 4) * (width + 4)))
+        for place, share in self._shares:
+            landed.scatter_add_(2, place.expand(-1, channels, -1), (weighted * share).flatten(2))
+        return landed.view(batch, channels, height + 4, width + 4)[..., 2:-2, 2:-2]
+
+    def read(self, values: Tensor) -> Tensor:
+        """What of a map [B, C, h, w] lies where each point lands, [B, C, P, h, w]."""
+        return torch.stack([backward_warp(values, flow) for flow in self._flow.unbind(2)], dim=2)

@@ -26,10 +26,9 @@ CELL = PATCH // 2
 """Positions between patches: every position lies in four of them."""
 SMALLEST = 6
 """The picture is halved as long as its shorter side keeps so many positions."""
-DISTANCES = ((1,), (2, 1), (2, 1, 2, 1))
+DISTANCES = ((2, 1, 1), (2, 1, 1), (2, 1, 2, 1, 1))
 """The rounds at each size, the finest first and the last for all others: the flows of patches so far away are tried,
-counted in patches, then a step is taken. The smaller a size, the less a round costs and the more it changes. In the end
-those of direct neighbours are tried."""
+counted in patches, then a step is taken. The smaller a size, the less a round costs."""
 SAMPLED = (3, 2, 1)
 """With one in so many of their positions patches look at each size, the finest first and the last for all others."""
 DAMPING = 64.0
@@ -78,7 +77,7 @@ def search_macs(width: int, height: int) -> int:
     while True:
         smallest = min(width, height) < 2 * SMALLEST
         rounds, positions = len(_distances(level)), len(_sampled(level))
-        tried = 1 + (rounds + 1) * len(_AROUND) + 2 * rounds + ((2 * REACH + 1) ** 2 if smallest else 1)
+        tried = 1 + rounds * (len(_AROUND) + 2) + ((2 * REACH + 1) ** 2 if smallest else 1)
         tried += level == 0  # there and back
         each = (6 * tried + 2 * rounds) * positions + 6 * (PATCH // _spacing(level)) ** 2
         total += 2 * each * (-(-width // CELL)) * (-(-height // CELL))
@@ -269,7 +268,6 @@ def _search(
         for distance in _distances(level):
             state.try_around(grid, distance)
             state.step()
-        state.try_around(grid, 1)
         best = state.best
     return _averaged(first, second, grid, best, _spacing(level)), best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
 
