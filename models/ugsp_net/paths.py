@@ -61,7 +61,7 @@ def trace(
 
     Returns [B, 21, h, w] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
     points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points; weight; how sure
-    it is that the other frame hides the point. Then 1 everywhere where there is a cut between the two, else 0, and last
+    it is that the other frame does not show the point: something hides it there, or it is outside. Then 1 everywhere where there is a cut between the two, else 0, and last
     what stands still, of the four positions of a point.
     """
     first, second = flow.chunk(2, dim=1)
@@ -85,8 +85,9 @@ def _side(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One frame's part of ``trace`` after its flow. own: flow to the other frame; seen: how far it is believed;
     outside: flow to the frame beyond and back from there; interval: time between them, [B]."""
+    leaves = _outside(own)
     if outside is None:
-        return own, torch.zeros_like(own), seen + LEAST, torch.zeros_like(seen)
+        return own, torch.zeros_like(own), seen + LEAST, leaves
     away, toward = outside
     tracked = _agreement(away, toward)
     tracked = tracked * (1 - _is_cut(tracked))
@@ -101,7 +102,8 @@ def _side(
     # What is not known itself bends like what is known around it: cameras turn the whole picture.
     around = _mean_around(torch.cat((bend, known), dim=1))
     filled = around[:, :2] / around[:, 2:].clamp(min=1 / ENOUGH)
-    return torch.lerp(own, -away, hidden), bend + (1 - known) * filled, seen + BEHIND * tracked + LEAST, hidden
+    weight = seen + BEHIND * tracked + LEAST
+    return torch.lerp(own, -away, hidden), bend + (1 - known) * filled, weight, torch.maximum(hidden, leaves)
 
 
 def is_cut(paths: Tensor) -> Tensor:
@@ -154,6 +156,15 @@ def _agreement(there: Tensor, back: Tensor) -> Tensor:
     """How well the way there [B, 2, h, w] fits the way back from where it leads: [B, 1, h, w], 0 to 1."""
     distance = (there + backward_warp(back, there)).square().sum(1, keepdim=True)
     return torch.exp(-distance / (NOISE + SHARE * there.square().sum(1, keepdim=True)))
+
+
+def _outside(flow: Tensor) -> Tensor:
+    """How far out of the picture flow [B, 2, h, w] leads, in points, at most 1: [B, 1, h, w]."""
+    height, width = flow.shape[-2:]
+    x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, :1]
+    y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1:]
+    across, down = torch.maximum(-x, x - (width - 1)), torch.maximum(-y, y - (height - 1))
+    return torch.maximum(across, down).clamp_(0, 1)
 
 
 def _is_cut(agreement: Tensor) -> Tensor:
