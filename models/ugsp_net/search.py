@@ -26,7 +26,7 @@ CELL = PATCH // 2
 """Positions between patches: every position lies in four of them."""
 SMALLEST = 6
 """The picture is halved as long as its shorter side keeps so many positions."""
-DISTANCES = ((2, 1, 1), (2, 1, 1), (2, 1, 2, 1, 1))
+DISTANCES = ((2, 1), (2, 1, 1), (2, 1, 2, 1, 1))
 """The rounds at each size, the finest first and the last for all others: the flows of patches so far away are tried,
 counted in patches, then a step is taken. The smaller a size, the less a round costs."""
 SAMPLED = (3, 2, 1)
