@@ -61,8 +61,8 @@ def trace(
 
     Returns [B, 21, h, w] fp32, in turn for the first and the second frame: flow to the other one (x, y), in
     points; the same where a point that is hidden goes on as it came; acceleration (x, y), in points; weight; how sure
-    it is that the other frame does not show the point: something hides it there, or it is outside. Then 1 everywhere where there is a cut between the two, else 0, and last
-    what stands still, of the four positions of a point.
+    it is that the other frame does not show the point: something hides it there, or it is outside. Then 1 everywhere
+    where there is a cut between the two, else 0, and last what stands still, of the four positions of a point.
     """
     first, second = flow.chunk(2, dim=1)
     there, back = _agreement(first, second), _agreement(second, first)
