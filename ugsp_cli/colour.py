@@ -54,19 +54,20 @@ def planes_to_rgb(
         g, b, r = values
         return torch.stack((r, g, b))[None] / 255
     luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
-    y = (values[0] - luma_zero) / luma_reach
+    y = values[0].sub_(luma_zero).div_(luma_reach)
     if layout.planes == 1:
         return y.expand(1, 3, height, width)
-    u, v = ((plane - chroma_zero) / chroma_reach for plane in values[1:])
-    if layout.chroma_y:
-        u, v = (plane.repeat_interleave(2, 0)[:height] for plane in (u, v))
-    if layout.chroma_x:
-        u, v = (plane.repeat_interleave(2, 1)[:, :width] for plane in (u, v))
+    u, v = (plane.sub_(chroma_zero).div_(chroma_reach) for plane in values[1:])
     red, blue = _luma_weights(colour.matrix, height)
-    r = y + 2 * (1 - red) * v
-    b = y + 2 * (1 - blue) * u
-    g = (y - red * r - blue * b) / (1 - red - blue)
-    return torch.stack((r, g, b))[None]
+    # What each colour has beyond luma, while there are few values of it.
+    beyond_red, beyond_blue = 2 * (1 - red) * v, 2 * (1 - blue) * u
+    beyond_green = (red * beyond_red + blue * beyond_blue) / (red + blue - 1)
+    beyond = torch.stack((beyond_red, beyond_green, beyond_blue))
+    if layout.chroma_y:
+        beyond = beyond.repeat_interleave(2, 1)[:, :height]
+    if layout.chroma_x:
+        beyond = beyond.repeat_interleave(2, 2)[..., :width]
+    return (beyond + y)[None]
 
 
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> tuple[np.ndarray, ...]:
@@ -77,15 +78,19 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> tuple
     height, width = r.shape
     red, blue = _luma_weights(colour.matrix, height)
     luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
-    y = red * r + (1 - red - blue) * g + blue * b
+    y = (red * r).add_(g, alpha=1 - red - blue).add_(b, alpha=blue)
     out = [y * luma_reach + luma_zero]
     if layout.planes == 3:
-        chroma = torch.stack(((b - y) / (2 * (1 - blue)), (r - y) / (2 * (1 - red))))[None]  # [1, 2, H, W]
-        step = (1 + layout.chroma_y, 1 + layout.chroma_x)
-        if step != (1, 1):
-            right, below = -width % step[1], -height % step[0]
-            chroma = F.avg_pool2d(F.pad(chroma, (0, right, 0, below), mode="replicate"), step)
-        out.extend((chroma * chroma_reach + chroma_zero)[0].unbind(0))
+        chroma = torch.stack((b - y, r - y))[None]  # [1, 2, H, W]
+        right, below = -width % (1 + layout.chroma_x), -height % (1 + layout.chroma_y)
+        if right or below:
+            chroma = F.pad(chroma, (0, right, 0, below), mode="replicate")
+        if layout.chroma_y:
+            chroma = (chroma[..., 0::2, :] + chroma[..., 1::2, :]) / 2
+        if layout.chroma_x:
+            chroma = (chroma[..., 0::2] + chroma[..., 1::2]) / 2
+        reach = chroma.new_tensor((chroma_reach / (2 * (1 - blue)), chroma_reach / (2 * (1 - red))))
+        out.extend(chroma[0] * reach[:, None, None] + chroma_zero)
     top = 2**layout.bits - 1
-    dtype = np.uint8 if layout.bits == 8 else np.uint16
-    return tuple(plane.round().clamp(0, top).to(torch.int32).cpu().numpy().astype(dtype) for plane in out)
+    dtype = torch.uint8 if layout.bits == 8 else torch.uint16
+    return tuple(plane.round_().clamp_(0, top).to(dtype).cpu().numpy() for plane in out)

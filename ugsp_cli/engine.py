@@ -298,7 +298,7 @@ class Interpolator:
 
     @torch.inference_mode()
     def _search(self, pair: _Pair, left: _Source, right: _Source) -> None:
-        pair.flow = self._net.match(left.small, right.small)
+        pair.flow = self._net.match(left.small, right.small, pair.changed)
 
     @torch.inference_mode()
     def _make(self, ready: Sequence[_Ready], masks: bool) -> list[Made]:

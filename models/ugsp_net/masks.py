@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.pooling import halve, largest_around, mean_around, over_blocks
 from ugsp_net.search import luma
 
 Gate = Callable[[Tensor, Tensor | None], Tensor]
@@ -71,8 +72,8 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
 
 def agreement(changed: Tensor, side: int) -> Tensor:
     """Blocks of side x side pixels in which two frames agree, from their ``change``: [B, 1, rows, columns] bool."""
-    colours = changed[:, :1]
-    return (F.avg_pool2d(colours, side) < AGREE_MEAN) & (F.max_pool2d(colours, side) < AGREE_MOST)
+    mean, most = over_blocks(changed[:, :1], side)
+    return (mean < AGREE_MEAN) & (most < AGREE_MOST)
 
 
 def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
@@ -99,8 +100,8 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changed: [B, 2, H, W], the largest ``change`` between
     them and from them to the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
     """
-    seen = F.avg_pool2d((changed[:, :1] < SAME).float(), 2)  # shares of 2x2
-    overlaid = F.avg_pool2d(F.avg_pool2d(seen, 8), 5, 1, 2, count_include_pad=False) < OVERLAID
+    seen = halve((changed[:, :1] < SAME).float())  # shares of 2x2
+    overlaid = mean_around(F.avg_pool2d(seen, 8), 5) < OVERLAID
     still = torch.zeros_like(seen)
     box = bounds(overlaid.float())
     if box is None:
@@ -111,10 +112,10 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
     same = changed < (contrast * contrast.new_tensor(SAME_SHARES).view(1, 2, 1, 1)).clamp_(min=SAME)
     edge = same & (contrast > EDGE)
-    edges = F.avg_pool2d((edge[:, :1] | edge[:, 1:]).float(), 2)
-    rooted = (F.avg_pool2d(edges, 3, 1, 1) > EDGES).float()
+    edges = halve((edge[:, :1] | edge[:, 1:]).float())
+    rooted = (mean_around(edges, 3) > EDGES).float()
     near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
-    found = torch.maximum(F.max_pool2d(rooted, 3, 1, 1), near * (F.avg_pool2d(same[:, :1].float(), 2) == 1))
+    found = torch.maximum(largest_around(rooted, 3), near * (halve(same[:, :1].float()) == 1))
     still[..., rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = found
     return still * enlarge(overlaid.float(), 8)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
@@ -25,8 +24,9 @@ from ugsp_net.masks import (
     to_grid,
 )
 from ugsp_net.paths import carry, trace
+from ugsp_net.pooling import halve
 from ugsp_net.refinement import Refinement
-from ugsp_net.search import CELL, STRIDE, inverse_search
+from ugsp_net.search import CELL, POINT, STRIDE, inverse_search
 from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
 from ugsp_net.warp import backward_warp, upsample
 
@@ -39,6 +39,10 @@ FLOW_BOUND = 4.0
 """Flow that was found enters a level as a number of at most so many positions. Longer flow is rare in training crops:
 told as it is, it made levels bend a clean pan of 25 pixels to and fro (hdr10-av1 39.7 dB, bounded 40.1; the other clips
 within 0.04)."""
+
+
+BESIDE = 2
+"""Blocks around the rectangle that holds all that changes in which flow is searched too."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Found:
         """From what ``carry`` returns."""
         flows = [found[:, :4]]
         for _ in STRIDES[1:]:
-            flows.append(F.avg_pool2d(flows[-1], 2) / 2)
+            flows.append(halve(flows[-1]) / 2)
         return cls(tuple(flows), found[:, 4:5], found[:, 5:])
 
     def __getitem__(self, some: slice) -> Found:
@@ -210,13 +214,28 @@ class UGSP(nn.Module):
         context = () if self.refinement is None else self.refinement.encode(normalised)
         return Encoding(tuple(self.encoder(normalised)), context)
 
-    def match(self, frame0: Tensor, frame1: Tensor) -> Tensor | None:
+    def match(self, frame0: Tensor, frame1: Tensor, changed: Tensor | None = None) -> Tensor | None:
         """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant,
-        and the pairs before and after.
+        and the pairs before and after. changed: what ``change`` makes of the frames, if it is known.
 
-        None in a network without a search.
+        What moves is at one place in one frame and at another one in the other, and both change: outside the rectangle
+        that holds all that changes nothing is searched. None in a network without a search.
         """
-        return inverse_search(frame0, frame1) if self.config.search else None
+        if not self.config.search:
+            return None
+        side = self.config.grid_stride(STRIDES.index(8))
+        agree = agreement(change(frame0, frame1) if changed is None else changed, side)
+        batch, _, height, width = frame0.shape
+        flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
+        box = bounds((~agree).float())
+        if box is not None:
+            starts = [side * max(0, span.start - BESIDE) for span in box]
+            stops = [side * (span.stop + BESIDE) for span in box]
+            rows, columns = (slice(start, stop) for start, stop in zip(starts, stops, strict=True))
+            found = inverse_search(frame0[..., rows, columns], frame1[..., rows, columns])
+            top, left = (start // POINT for start in starts)
+            flow[..., top : top + found.shape[-2], left : left + found.shape[-1]] = found
+        return flow
 
     def find(
         self,
@@ -232,18 +251,19 @@ class UGSP(nn.Module):
 
         intervals: as for ``trace``. None in a network without a search.
         """
-        flow = self.match(frame0, frame1)
+        changed = change(frame0, frame1)
+        flow = self.match(frame0, frame1, changed)
         if flow is None:
             return None
-        changed = change(frame0, frame1)
         flows: list[Tensor | None] = [None, None]
         there_are = torch.zeros_like(t, dtype=torch.bool)
         for index, (one, other) in enumerate(((before, frame0), (frame1, after))):
             if one is None or other is None:
                 continue
-            flows[index] = self.match(one, other)
+            between = change(one, other)
+            flows[index] = self.match(one, other, between)
             there_is = torch.ones_like(there_are) if intervals is None else intervals[:, index] > 0
-            changed = torch.maximum(changed, change(one, other) * there_is.view(-1, 1, 1, 1))
+            changed = torch.maximum(changed, between * there_is.view(-1, 1, 1, 1))
             there_are = there_are | there_is
         still = still_pixels(frame0, frame1, changed) * there_are.view(-1, 1, 1, 1)
         return carry(trace(flow, flows[0], flows[1], intervals, still), t)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.pooling import mean_around
 from ugsp_net.search import POINT, STRIDE
 from ugsp_net.warp import backward_warp, upsample
 
@@ -100,7 +101,7 @@ def _side(
     hidden, known = (1 - seen) * tracked, seen * tracked
     bend = known * 2 / (1 + time) * (own + away)
     # What is not known itself bends like what is known around it: cameras turn the whole picture.
-    around = _mean_around(torch.cat((bend, known), dim=1))
+    around = mean_around(torch.cat((bend, known), dim=1), AROUND)
     filled = around[:, :2] / around[:, 2:].clamp(min=1 / ENOUGH)
     weight = seen + BEHIND * tracked + LEAST
     return torch.lerp(own, -away, hidden), bend + (1 - known) * filled, weight, torch.maximum(hidden, leaves)
@@ -136,9 +137,9 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     )
     # The cubic through four frames leans on the nearer two.
     weight = torch.stack(((2 - when) * weight0, (1 + when) * weight1), dim=2)
-    landed = landing.spread(told, weight)
     # Where points of two motions land together, the mean is neither: those far from it count less, then once more.
-    mean = landed[:, :4] / landed[:, 6:].clamp(min=LEAST**2)
+    landed = landing.spread(told[:, :4], weight)
+    mean = landed[:, :4] / landed[:, 4:].clamp(min=LEAST**2)
     apart = (landing.read(mean) - told[:, :4]).square_().sum(1, keepdim=True)
     landed = landing.spread(told, weight / (1 + apart / APART))
     to0, to1 = when * guess1, (1 - when) * guess0
@@ -170,14 +171,6 @@ def _outside(flow: Tensor) -> Tensor:
 def _is_cut(agreement: Tensor) -> Tensor:
     """Whether so few points of a frame lead to another one and back that there is a cut: [B, 1, 1, 1], 0 or 1."""
     return (agreement.mean((1, 2, 3), keepdim=True) < LEAST_SHARE).float()
-
-
-def _mean_around(values: Tensor) -> Tensor:
-    """Mean over ``AROUND`` x ``AROUND`` points, as far as they lie in the picture."""
-    for window in ((AROUND, 1), (1, AROUND)):
-        padding = window[0] // 2, window[1] // 2
-        values = F.avg_pool2d(values, window, 1, padding, count_include_pad=False)
-    return values
 
 
 class _Landing:

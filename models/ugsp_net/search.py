@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.pooling import halve
+
 STRIDE = 2
 """Image pixels between positions of the finest size."""
 POINT = 2 * STRIDE
@@ -50,10 +52,10 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        sizes = [torch.cat([255 * F.avg_pool2d(luma(frame.float()), STRIDE) for frame in (frame0, frame1)])]
+        sizes = [torch.cat([255 * halve(luma(frame.float())) for frame in (frame0, frame1)])]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
             height, width = sizes[-1].shape[-2:]
-            sizes.append(F.avg_pool2d(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate"), 2))
+            sizes.append(halve(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate")))
         flow: Tensor | None = None
         coarser: Tensor | None = None
         for level, image in reversed(list(enumerate(sizes))):
@@ -252,7 +254,7 @@ def _search(
         best = first.new_zeros((batch, rows * columns, 2))
     else:
         filled = F.pad(flow, (0, right, 0, below), mode="replicate")
-        best = F.avg_pool2d(filled, CELL).flatten(2).transpose(1, 2).contiguous()
+        best = halve(halve(filled)).flatten(2).transpose(1, 2).contiguous()
     cost = _cost(patches.residual(best))
     fits = patches.template.shape[1] * NOISE / 4**level
     if bool((cost > fits).any()):
