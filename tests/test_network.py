@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net, smooth_frames
 from tests.test_search import texture
-from ugsp_net import checkpoint, matching, warp
+from ugsp_net import checkpoint, matching, network, warp
 from ugsp_net.config import NetConfig
 from ugsp_net.masks import (
     agreement,
@@ -28,6 +28,7 @@ from ugsp_net.masks import (
     to_grid,
 )
 from ugsp_net.network import UGSP, Encoding, Found, LevelState
+from ugsp_net.search import inverse_search
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
 
@@ -367,6 +368,40 @@ def test_flow_that_was_found_reaches_every_level(bent: bool) -> None:
     assert part.found is not None
     assert part.bent == bent
     assert not any(map(len, (part.flow, part.feature, *part.found.flows, part.found.prior, part.found.still)))
+
+
+def test_flow_is_searched_where_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A still background costs no search, and its flow is none."""
+    sizes: list[tuple[int, ...]] = []
+
+    def noted(frame0: Tensor, frame1: Tensor) -> Tensor:
+        sizes.append(tuple(frame0.shape[-2:]))
+        return inverse_search(frame0, frame1)
+
+    monkeypatch.setattr(network, "inverse_search", noted)
+    net, ground = small_net(), texture(256, 384)
+    frames = [ground.clone() for _ in range(2)]
+    for frame, left in zip(frames, (144, 152), strict=True):
+        frame[..., 96:144, left : left + 48] = texture(48, 48, seed=1)
+    nothing = net.match(ground, ground)
+    assert nothing is not None
+    assert not nothing.any()
+    assert not sizes
+    flow, again = net.match(frames[0], frames[1]), net.match(frames[0], frames[1], change(frames[0], frames[1]))
+    assert flow is not None
+    assert again is not None
+    assert torch.equal(flow, again)
+    # The blocks from 96 to 144 and from 144 to 208, and two more on each side.
+    assert sizes == 2 * [(112, 128)]
+    inside = torch.zeros(64, 96, dtype=torch.bool)
+    inside[16:44, 28:60] = True
+    assert not flow[..., ~inside].any()
+    assert flow[0, 0, 26:34, 38:46].median() == pytest.approx(8 / 4, abs=0.1)
+    assert flow[0, 2, 26:34, 40:48].median() == pytest.approx(-8 / 4, abs=0.1)
+    corner = ground.clone()
+    corner[..., :16, -16:] = 0
+    assert net.match(ground, corner) is not None
+    assert sizes[-1] == (48, 48)
 
 
 @pytest.mark.parametrize("search", [True, False])
