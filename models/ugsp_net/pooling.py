@@ -6,6 +6,8 @@ vectorise: 1280x720 halved 1.5 ms against 0.2, the largest of 3x3 at 640x360 4.3
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,13 +29,9 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 def mean_around(values: Tensor, side: int) -> Tensor:
     """Mean over the square of side x side positions, odd, around each, as far as it lies in [B, C, H, W]."""
-    reach = side // 2
-    for dim, padding in ((2, (0, 0, reach, reach)), (3, (reach, reach))):
-        length = values.shape[dim]
-        padded = F.pad(values, padding)
-        total = padded.narrow(dim, 0, length)
-        for start in range(1, side):
-            total = total + padded.narrow(dim, start, length)
+    for dim in (2, 3):
+        total = reduce(torch.add, _shifted(values, dim, side))
+        length, reach = values.shape[dim], side // 2
         place = torch.arange(length, device=values.device)
         count = (place + reach).clamp(max=length - 1) - (place - reach).clamp(min=0) + 1
         values = total / (count if dim == 3 else count[:, None])
@@ -42,11 +40,13 @@ def mean_around(values: Tensor, side: int) -> Tensor:
 
 def largest_around(values: Tensor, side: int) -> Tensor:
     """The largest of the square of side x side positions, odd, around each of [B, C, H, W], none below 0."""
-    reach = side // 2
-    for dim, padding in ((2, (0, 0, reach, reach)), (3, (reach, reach))):
-        length = values.shape[dim]
-        padded = F.pad(values, padding)
-        values = padded.narrow(dim, 0, length)
-        for start in range(1, side):
-            values = torch.maximum(values, padded.narrow(dim, start, length))
+    for dim in (2, 3):
+        values = reduce(torch.maximum, _shifted(values, dim, side))
     return values
+
+
+def _shifted(values: Tensor, dim: int, side: int) -> list[Tensor]:
+    """[B, C, H, W] moved along its rows (2) or columns (3) by each of up to side // 2 positions, zeros beyond."""
+    reach, length = side // 2, values.shape[dim]
+    padded = F.pad(values, (0, 0, reach, reach) if dim == 2 else (reach, reach))
+    return [padded.narrow(dim, start, length) for start in range(side)]
