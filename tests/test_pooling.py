@@ -12,6 +12,9 @@ from ugsp_net.pooling import halve, largest_around, mean_around, over_blocks
 def test_halving_is_the_mean_of_four() -> None:
     values = torch.randn(2, 3, 10, 14)
     torch.testing.assert_close(halve(values), F.avg_pool2d(values, 2))
+    torch.testing.assert_close(halve(values, across=False), F.avg_pool2d(values, (2, 1)))
+    torch.testing.assert_close(halve(values, down=False), F.avg_pool2d(values, (1, 2)))
+    assert halve(values, down=False, across=False) is values
 
 
 @pytest.mark.parametrize("side", [2, 16])

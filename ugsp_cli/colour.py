@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ugsp_cli.media import ColourTags, PixelLayout
 from ugsp_cli.pixels import RGB
+from ugsp_net.pooling import halve
 
 __all__ = ["planes_to_rgb", "rgb_to_planes"]
 
@@ -85,10 +86,7 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> tuple
         right, below = -width % (1 + layout.chroma_x), -height % (1 + layout.chroma_y)
         if right or below:
             chroma = F.pad(chroma, (0, right, 0, below), mode="replicate")
-        if layout.chroma_y:
-            chroma = (chroma[..., 0::2, :] + chroma[..., 1::2, :]) / 2
-        if layout.chroma_x:
-            chroma = (chroma[..., 0::2] + chroma[..., 1::2]) / 2
+        chroma = halve(chroma, bool(layout.chroma_y), bool(layout.chroma_x))
         reach = chroma.new_tensor((chroma_reach / (2 * (1 - blue)), chroma_reach / (2 * (1 - red))))
         out.extend(chroma[0] * reach[:, None, None] + chroma_zero)
     top = 2**layout.bits - 1

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def halve(values: Tensor) -> Tensor:
-    """Mean over 2x2 positions, [..., H, W] -> [..., H / 2, W / 2]; sides even."""
-    rows = values[..., 0::2, :] + values[..., 1::2, :]
-    return (rows[..., 0::2] + rows[..., 1::2]) / 4
+def halve(values: Tensor, down: bool = True, across: bool = True) -> Tensor:
+    """Mean over 2x2 positions, or over two of them: [..., H, W] -> [..., H / 2, W / 2], or one of the sides; even."""
+    if down:
+        values = (values[..., 0::2, :] + values[..., 1::2, :]) / 2
+    return (values[..., 0::2] + values[..., 1::2]) / 2 if across else values
 
 
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -254,7 +254,7 @@ def _search(
         best = first.new_zeros((batch, rows * columns, 2))
     else:
         filled = F.pad(flow, (0, right, 0, below), mode="replicate")
-        best = halve(halve(filled)).flatten(2).transpose(1, 2).contiguous()
+        best = halve(halve(filled)).flatten(2).transpose(1, 2).contiguous()  # the mean of each cell
     cost = _cost(patches.residual(best))
     fits = patches.template.shape[1] * NOISE / 4**level
     if bool((cost > fits).any()):
