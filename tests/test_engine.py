@@ -207,15 +207,13 @@ def test_statistics_agree_with_the_masks(weights: str) -> None:
         (made,) = Interpolator(options).interpolate([request])
         blocks = 7 * 5
         assert made.active == pytest.approx([round(keep * blocks) / blocks] * 3)
-        # At stride 8 a tile holds two by two blocks and is computed whole; at the others it is one block.
-        assert made.level_performed_macs[0] >= round(made.active[0] * cost.prunable[0])
-        for share, macs, done in list(zip(made.active, cost.prunable, made.level_performed_macs, strict=True))[1:]:
+        for share, macs, done in zip(made.active, cost.prunable, made.level_performed_macs, strict=True):
             assert done == pytest.approx(share * macs, abs=1)
         spent = sum(made.level_performed_macs)
         never_pruned = made.dense_macs - sum(cost.prunable) - sum(cost.beside)
-        # Correlations and the enlargement are done where a level is computed and around it.
+        # Correlations and the enlargement are done where a level is computed and around it, the latter with more taps.
         beside = made.performed_macs - never_pruned - spent
-        assert beside == 0 if keep == 0 else 0 < beside <= sum(cost.beside)
+        assert beside == 0 if keep == 0 else 0 < beside <= 9 / 4 * sum(cost.beside)
 
 
 def test_the_reference_backend_owns_up_to_computing_everything(weights: str) -> None:

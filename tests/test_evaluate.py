@@ -140,9 +140,9 @@ def test_pruned_work_is_counted(tmp_path: Path, weights: str, batch_size: str) -
         spared = sum(level["dense_gmacs"] - level["performed_gmacs"] for level in mean["levels"])
         skipped = (mean["dense_gmacs"] - mean["performed_gmacs"]) / mean["dense_gmacs"]
         assert mean["skipped_fraction"] == pytest.approx(skipped, rel=1e-9)
-        # Tiles also spare correlations and the enlargement where no block is near.
+        # Tiles also spare correlations and the enlargement where no block is near; near one it takes 9 / 4 of the work.
         beside = mean["dense_gmacs"] - mean["performed_gmacs"] - spared
-        assert -1e-12 <= beside <= sum(COST.beside) / 1e9 + 1e-12
+        assert -5 / 4 * sum(COST.beside) / 1e9 < beside <= sum(COST.beside) / 1e9 + 1e-12
         if not blocks:
             assert spared == pytest.approx(sum(COST.prunable) / 1e9)
             assert beside == pytest.approx(sum(COST.beside) / 1e9)

@@ -17,7 +17,7 @@ from ugsp_net.sparse import performed_share, run_level, tiles
 @pytest.fixture
 def always_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles at every density, so that the dense way does not stand in for them."""
-    monkeypatch.setattr(tiles, "PAYS_BELOW", {torch.bfloat16: {1: 9.0}})
+    monkeypatch.setattr(tiles, "PAYS_BELOW", 9.0)
 
 
 def make_level(width: int = 12, depth: int = 3) -> Level:
@@ -44,7 +44,7 @@ def random_masks(kind: str, batch: int, rows: int, columns: int) -> Tensor:
 
 
 def shares(mask: Tensor, level: int, height: int, width: int, backend: str = "tiles") -> Tensor:
-    return performed_share(mask, level, height, width, backend, torch.float32)
+    return performed_share(mask, level, height, width, backend)
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "ragged", "border", "all"])
@@ -77,35 +77,35 @@ def test_outside_the_mask_only_the_bias_remains() -> None:
         assert not torch.equal(out[:, :, :8, :8], level.project.bias.view(1, -1, 1, 1).expand(1, 7, 8, 8))
 
 
-def test_performed_share_counts_whole_tiles() -> None:
+def test_performed_share_counts_active_positions() -> None:
     mask = torch.zeros(2, 1, 5, 7)
     mask[0, 0, 0, 0] = mask[0, 0, 0, 1] = mask[0, 0, 4, 6] = 1
-    # Blocks of 8 positions are tiles; blocks of 2 share tiles of 4, the last of which reach outside.
-    assert shares(mask, 0, 40, 56)[:, 0].tolist() == pytest.approx([3 / 35, 0])
-    assert shares(mask, 2, 10, 14)[:, 0].tolist() == pytest.approx([2 * 16 / 140, 0])
+    for level, side in ((0, 8), (2, 2)):
+        assert shares(mask, level, 5 * side, 7 * side)[:, 0].tolist() == pytest.approx([3 / 35, 0])
     assert shares(mask, 0, 40, 56, "reference").tolist() == [[1, 1], [1, 1]]
 
 
-def test_performed_share_counts_what_the_margin_of_tiles_needs() -> None:
+def test_performed_share_counts_what_is_around() -> None:
     mask = torch.zeros(2, 1, 5, 7)
     mask[0, 0, 0, 0] = 1
-    # The enlargement reaches the tiles around; a correlation is made in squares of 8 positions that the halo touches.
-    assert shares(mask, 0, 40, 56)[:, 1].tolist() == pytest.approx([4 / 35, 0])
+    # The enlargement reaches one position further, as a 3x3 kernel where each pixel has four taps; a correlation is
+    # made in squares of 4x4 positions that the convolution reads.
+    assert shares(mask, 0, 40, 56)[:, 1].tolist() == pytest.approx([9 / 4 * 81 / 2240, 0])
     assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([64 / 560, 0])
-    mask[0, 0, 0, 1] = 1  # positions 4 to 7, with a halo to position 8
-    assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([2 * 64 / 560, 0])
+    mask[0, 0, 0, 1] = 1  # positions 4 to 7, with what is beside them to position 8
+    assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([96 / 560, 0])
 
 
 def test_a_dense_mask_is_computed_whole_and_counted_so() -> None:
     torch.manual_seed(0)
-    level, x = make_level(), torch.randn(1, 10, 32, 32)
-    mask = torch.ones(1, 1, 4, 4)
-    mask[..., 0] = 0  # 0.75 active: above what pays for blocks of 8 positions
-    assert shares(mask, 0, 32, 32).tolist() == [[1, 1]]
+    level, x = make_level(), torch.randn(1, 10, 40, 32)
+    mask = torch.ones(1, 1, 5, 4)
+    mask[..., 0, :2] = 0  # 0.9 active: above what pays
+    assert shares(mask, 0, 40, 32).tolist() == [[1, 1]]
     expected = run_level(level, x, mask, "reference")
     assert torch.equal(run_level(level, x, mask, "tiles"), expected)
-    mask[..., 1] = 0
-    assert shares(mask, 0, 32, 32)[:, 0].tolist() == [0.5]
+    mask[..., :2] = 0
+    assert shares(mask, 0, 40, 32)[:, 0].tolist() == [0.5]
 
 
 def test_no_mask_is_dense_for_every_backend() -> None:

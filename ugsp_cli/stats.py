@@ -2,7 +2,7 @@
 
 Two different things are counted, and both are reported even where they differ. The *active fraction* is the mask: the
 share of a level's positions that the network decided to compute. The *performed* work is what the backend really did:
-a tile that is computed whole counts whole.
+a level that is computed whole, because less would not pay, counts whole.
 """
 
 from __future__ import annotations

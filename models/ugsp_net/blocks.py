@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,11 +19,10 @@ class Conv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
 
-    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
-        """x: [B, inputs, H, W]; ``padding`` replaces the layer's own (0 for tiles that bring their own halo)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, inputs, H, W]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        weight = self.weight.to(x.dtype)
-        return F.conv2d(x, weight, bias, self.stride, self.padding if padding is None else padding)
+        return F.conv2d(x, self.weight.to(x.dtype), bias, self.stride, self.padding)
 
 
 class Enlarge(nn.ConvTranspose2d):
@@ -30,10 +31,22 @@ class Enlarge(nn.ConvTranspose2d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 4, stride=2, padding=1)
 
-    def forward(self, x: Tensor, padding: int = 1) -> Tensor:  # type: ignore[override]
-        """[B, inputs, H, W] -> [B, outputs, 2 H, 2 W]; a padding of 3 cuts off what a halo of one position makes."""
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, inputs, H, W] -> [B, outputs, 2 H, 2 W]."""
         assert self.bias is not None
-        return F.conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=padding)
+        return F.conv_transpose2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)
+
+    def as_3x3(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The same as the kernel of a 3x3 convolution that makes 2x2 pixels of each position, [4 outputs, 9 inputs] of
+        that type (output, row, column; row, column, input), and its bias [4 outputs] fp32."""
+        assert self.bias is not None
+        inputs, outputs = self.weight.shape[:2]
+        kernel = torch.zeros(outputs, 2, 2, 3, 3, inputs, dtype=dtype, device=self.weight.device)
+        # Pixel 2 y + a reads position y + d with the tap a + 1 - 2 d.
+        read = [(side, step, side + 1 - 2 * step) for side, step in ((0, -1), (0, 0), (1, 0), (1, 1))]
+        for (row, down, tap_down), (column, across, tap_across) in product(read, repeat=2):
+            kernel[:, row, column, 1 + down, 1 + across] = self.weight[:, :, tap_down, tap_across].T
+        return kernel.view(4 * outputs, -1), self.bias.float().repeat_interleave(4)
 
 
 class Activation(nn.Module):
@@ -130,9 +143,5 @@ class Synthesis(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, width, H / 2, W / 2] -> [B, 8, H, W] fp32."""
-        return self.enlarged(self.activation(hidden))
-
-    def enlarged(self, hidden: Tensor, padding: int = 1) -> Tensor:
-        """The transposed convolution alone; padding: see ``Enlarge``."""
-        made: Tensor = self.enlarge(hidden, padding)
+        made: Tensor = self.enlarge(self.activation(hidden))
         return made.float()

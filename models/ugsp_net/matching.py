@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TILE = 8
+TILE = 4
 """Side of the squares that are correlated by one matrix product."""
 
 

@@ -328,7 +328,7 @@ class UGSP(nn.Module):
             height, width = flow.shape[-2:]
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
             hidden: Tensor | None = None
-            if mask is not None and in_tiles and pays(mask, height, width, self.dtype):
+            if mask is not None and in_tiles and pays(mask):
                 sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
                 if index == 0:
                     out = run_last_tiles(level, self.synthesis, sparse, mask, height, width)  # [B, 8, H, W]

@@ -8,7 +8,7 @@ from torch import Tensor
 from ugsp_net.blocks import Level
 from ugsp_net.sparse.inputs import DenseInputs
 from ugsp_net.sparse.reference import run_reference
-from ugsp_net.sparse.tiles import enlarged_share, matched_share, pays, run_tiles, tiled_share
+from ugsp_net.sparse.tiles import enlarged_share, matched_share, pays, run_tiles
 from ugsp_net.sparse.triton_level import run_level_triton, why_not_triton
 
 BACKENDS = ("reference", "tiles", "triton")
@@ -36,21 +36,21 @@ def run_level(level: Level, x: Tensor, mask: Tensor | None, backend: str) -> Ten
     if mask is not None and backend == "triton":
         return run_level_triton(level, x, mask)
     height, width = x.shape[-2:]
-    if mask is not None and backend == "tiles" and pays(mask, height, width, x.dtype):
+    if mask is not None and backend == "tiles" and pays(mask):
         return run_tiles(level, DenseInputs(x), mask, height, width)
     return run_reference(level, x, mask)
 
 
-def performed_share(mask: Tensor, level: int, height: int, width: int, backend: str, dtype: torch.dtype) -> Tensor:
+def performed_share(mask: Tensor, level: int, height: int, width: int, backend: str) -> Tensor:
     """Shares of a level's positions that a backend computes for a mask, per picture, [B, 2]: what statistics count.
 
     The first is that of ``Cost.prunable``, the second that of ``Cost.beside``. level: index into ``STRIDES``; height x
-    width: its positions; dtype: of the activations.
+    width: its positions.
     """
-    ones = mask.new_ones(mask.shape[0])
+    share, ones = mask.flatten(1).mean(1), mask.new_ones(mask.shape[0])
     if backend == "triton":
-        return torch.stack((mask.flatten(1).mean(1), ones), dim=1)
-    if backend == "tiles" and pays(mask, height, width, dtype):
+        return torch.stack((share, ones), dim=1)
+    if backend == "tiles" and pays(mask):
         beside = enlarged_share if level == 0 else matched_share
-        return torch.stack((tiled_share(mask, height, width), beside(mask, height, width)), dim=1)
+        return torch.stack((share, beside(mask, height, width)), dim=1)
     return torch.stack((ones, ones), dim=1)

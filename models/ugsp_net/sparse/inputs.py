@@ -52,21 +52,21 @@ class SparseInputs:
         """[U] flat positions over [B, H, W], each once -> [U + 1, 2 C + C' (+ matched) + 4 (+ 1)]: theirs, and a row
         of zeros."""
         height, width = self.flow.shape[-2:]
-        flows = _rows(self.flow)
+        flows = self.flow.transpose(0, 1).flatten(1)  # [4, B * H * W]: single values are read in a tenth of the time
         places = picture, y, x = _places(positions, height, width)
-        flow = flows.index_select(0, positions)  # [U, 4]
-        left = _warped(self.left, flow[:, :2], places)
+        flow = flows.index_select(1, positions)  # [4, U]
+        left = _warped(self.left, flow[:2], places)
         # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
         above = _bilinear(self.above, picture, x / 2 - 0.25, y / 2 - 0.25)
         if self.matching is None:
-            parts = [left, _warped(self.right, flow[:, 2:], places), above]
+            parts = [left, _warped(self.right, flow[2:], places), above]
         else:
             squares = _Squares(positions, self.flow, self.matching.radius)
-            flow_around = flows.index_select(0, squares.around)[:, 2:]
+            flow_around = flows[2:].index_select(1, squares.around)
             around = _warped(self.right, flow_around, _places(squares.around, height, width))
             matched = squares.match(left, around, self.matching, self.dtype)
             parts = [left, around.index_select(0, squares.here), above, matched]
-        parts.append(flow.clamp(-self.bound, self.bound))
+        parts.append(flow.clamp(-self.bound, self.bound).T)
         if self.t is not None:
             parts.append(self.t[picture, None])
         joined = flow.new_empty((positions.shape[0] + 1, sum(part.shape[1] for part in parts)), dtype=self.dtype)
@@ -105,7 +105,7 @@ class _Squares:
         picture, y, x = _places(positions, height, width)
         square = (picture * rows + y // TILE) * columns + x // TILE  # [U]
         chosen, number = distinct(square, batch * rows * columns)
-        chosen = filled_up(chosen)  # [N]
+        chosen = filled_up(chosen, ROUND)  # [N]
         corner = chosen // (rows * columns), chosen // columns % rows * TILE, chosen % columns * TILE
 
         def window(reach: int) -> Tensor:
@@ -145,9 +145,9 @@ def distinct(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return chosen, torch.where(read, read.cumsum(0) - 1, chosen.shape[0])
 
 
-def filled_up(items: Tensor) -> Tensor:
-    """Items [N, ...], N > 0, the last one repeated until their number is a multiple of ``ROUND``."""
-    return torch.cat((items, items[-1:].expand(-items.shape[0] % ROUND, *items.shape[1:])))
+def filled_up(items: Tensor, multiple: int) -> Tensor:
+    """Items [N], N > 0, the last one repeated until their number is a multiple."""
+    return torch.cat((items, items[-1:].expand(-len(items) % multiple)))
 
 
 def _gathered(rows: Tensor, numbers: Tensor) -> Tensor:
@@ -169,9 +169,9 @@ def _places(positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
 
 
 def _warped(source: Tensor, flow: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """``backward_warp`` at U places; source: [B, C, H, W]; flow: [U, 2] there. Returns [U, C] fp32."""
+    """``backward_warp`` at U places; source: [B, C, H, W]; flow: [2, U] there. Returns [U, C] fp32."""
     picture, y, x = places
-    return _bilinear(source, picture, x + flow[:, 0], y + flow[:, 1])
+    return _bilinear(source, picture, x + flow[0], y + flow[1])
 
 
 def _bilinear(source: Tensor, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
