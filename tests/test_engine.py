@@ -20,7 +20,7 @@ from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.media import ColourTags, PixelLayout
 from ugsp_net import checkpoint
 from ugsp_net.cost import network_cost
-from ugsp_net.network import Encoding, LevelState
+from ugsp_net.network import UGSP, Encoding, LevelState
 
 LAYOUT = PixelLayout("yuv420p", 8, 1, 1, 3)
 COLOUR = ColourTags(1, 1, 1, 1)
@@ -203,7 +203,7 @@ def test_batches_equal_single_frames(weights: str) -> None:
 def test_statistics_agree_with_the_masks(weights: str) -> None:
     cost = network_cost(SMALL, 112, 80)
     request = Request(frame(0), frame(1), 0.5)
-    for options, keep in ((EngineOptions(weights, keep=0.5), 0.5), (EngineOptions(weights, keep=0.0), 0.0)):
+    for options, keep in ((EngineOptions(weights, keep=0.5), 0.5), (EngineOptions(weights, keep=0.01), 0.0)):
         (made,) = Interpolator(options).interpolate([request])
         blocks = 7 * 5
         assert made.active == pytest.approx([round(keep * blocks) / blocks] * 3)
@@ -214,6 +214,22 @@ def test_statistics_agree_with_the_masks(weights: str) -> None:
         # Correlations and the enlargement are done where a level is computed and around it, the latter with more taps.
         beside = made.performed_macs - never_pruned - spent
         assert beside == 0 if keep == 0 else 0 < beside <= 9 / 4 * sum(cost.beside)
+
+
+def test_where_nothing_is_kept_only_the_search_is_spent(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = network_cost(SMALL, 112, 80)
+    request = Request(frame(0), frame(1), 0.5)
+    (expected,) = Interpolator(EngineOptions(weights, keep=0.01)).interpolate([request])  # not one block of 35
+    for step in ("encode", "coarse", "interpolate"):
+        monkeypatch.delattr(UGSP, step)
+    (made,) = Interpolator(EngineOptions(weights, keep=0)).interpolate([request], masks=True)
+    assert made.performed_macs == cost.match
+    assert made.dense_macs == expected.dense_macs
+    assert made.active == made.level_performed_macs == (0, 0, 0)
+    assert made.masks is not None
+    assert not made.masks.any()
+    for plane, other in zip(made.planes, expected.planes, strict=True):
+        assert abs(plane.astype(int) - other).max() <= 1
 
 
 def test_the_reference_backend_owns_up_to_computing_everything(weights: str) -> None:

@@ -57,7 +57,26 @@ def test_the_shortcut_is_what_pruning_everything_finer_leaves() -> None:
         masks = [torch.full((1, 1, 4, 6), float(level < computed)) for level in range(3)]
         pruned = net(frames[:1], frames[1:], t, fixed_gate(masks))
         left = net.shortcut(frames[:1], frames[1:], pruned.states[computed], t)
-        torch.testing.assert_close(left[..., 1:-1, 1:-1], pruned.frame[..., 1:-1, 1:-1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(left, pruned.frame, atol=1e-5, rtol=1e-4)
+
+
+def test_where_nothing_is_kept_no_level_is_needed() -> None:
+    net, frames, t = small_net(), smooth_frames(4, 96, 160), torch.tensor([0.3, 0.8])
+    frames[2:, :, :48] = frames[:2, :, :48]  # still
+    gate = keep_gate(0)
+    assert net.needs_levels(hard_gate())
+    assert net.needs_levels(None)
+    assert not net.needs_levels(gate)
+    assert UGSP(dataclasses.replace(SMALL, search=False)).needs_levels(gate)
+    assert UGSP(dataclasses.replace(SMALL, refine=True)).needs_levels(gate)
+    expected = net(frames[:2], frames[2:], t, gate)
+    found = net.find(frames[:2], frames[2:], t)
+    assert found is not None
+    made = net.without_levels(frames[:2], frames[2:], found, t)
+    for one, other in ((made.frame, expected.frame), (made.flow, expected.flow), (made.blend, expected.blend)):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert [mask.shape for mask in made.masks] == [mask.shape for mask in expected.masks]
+    assert not any(mask.any() for mask in (*made.masks, *expected.masks))
 
 
 def test_masks_are_nested() -> None:

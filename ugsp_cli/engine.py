@@ -111,7 +111,7 @@ class _Source:
     rgb: Tensor | None = None
     """The same at full size; None until it is needed."""
     encoding: Encoding | None = None
-    """None until it is needed; and where the network sees windows, which are encoded by themselves."""
+    """None until it is needed; where no level is; and where the network sees windows, which encode by themselves."""
     owed: bool = True
     """Whether its encoding is still to be charged to the dense network."""
 
@@ -262,6 +262,7 @@ class Interpolator:
     def _prepared(self, requests: Sequence[Request]) -> list[_Ready]:
         """Encode, search and trace what frames are made of, as far as that is still to be done."""
         whole = len(self._portions.windows(*requests[0].left.planes[0].shape)) == 1
+        encoded = whole and self._net.needs_levels(self._gate)
         encode: dict[int, _Source] = {}
         search: dict[tuple[int, int], Callable[[], None]] = {}
         ready = []
@@ -270,7 +271,7 @@ class Interpolator:
             pair = self._source(request.left), self._source(request.right)
             cost, spent = self._sized_cost(pair[0]), 0
             for frame, source in zip((request.left, request.right), pair, strict=True):
-                if whole and source.encoding is None and frame.index not in encode:
+                if encoded and source.encoding is None and frame.index not in encode:
                     encode[frame.index] = source
                     spent += cost.encode
             for left, right in neighbours if self._net.config.search else ():
@@ -315,7 +316,9 @@ class Interpolator:
         factor = self._portions.factor(height, width)
         found = carry(_joined([one.paths for one in ready]), t) if net.config.search else None
         if len(windows) == 1:
-            encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
+            encodings = None
+            if net.needs_levels(self._gate):
+                encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
             seen = see(net, frames, encodings, found, t, self._gate, backend, changed)
         else:
             seen = see_in_windows(net, frames, found, t, self._gate, backend, changed, windows, with_motion=factor > 1)

@@ -114,15 +114,21 @@ def _with_margin(cell: tuple[int, int], length: int, alignment: int) -> tuple[in
 def see(
     net: UGSP,
     frames: tuple[Tensor, Tensor],
-    encodings: tuple[Encoding, Encoding],
+    encodings: tuple[Encoding, Encoding] | None,
     found: Tensor | None,
     t: Tensor,
     gate: Gate | None,
     backend: str,
     changed: Tensor,
 ) -> Seen:
-    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them; found: as
-    ``UGSP.find`` returns it; t: [B]; changed: [B, 2, H, W], as ``change`` returns it."""
+    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them, or None where no level is needed
+    (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; changed: [B, 2, H, W], as ``change`` returns
+    it."""
+    if encodings is None:
+        assert found is not None
+        out = net.without_levels(*frames, found, t, changed)
+        nothing = (0,) * len(PRUNED)
+        return Seen(out.frame, (out.flow, out.blend), out.masks, [nothing] * len(t), [0] * len(t))
     coarse = net.coarse(*encodings, found, t)
     out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed)
     rows, columns = frames[0].shape[-2:]
@@ -165,9 +171,10 @@ def see_in_windows(
     strides = [net.config.grid_stride(level) for level in PRUNED]
     masks = () if gate is None else tuple(blank(1, stride) for stride in strides)
     levels, other = [0] * len(PRUNED), 0
+    encoded = net.needs_levels(gate)
     for window in windows:
         pair = window.seen(frames[0]), window.seen(frames[1])
-        encodings = net.encode(pair[0]), net.encode(pair[1])
+        encodings = (net.encode(pair[0]), net.encode(pair[1])) if encoded else None
         inside = None if found is None else window.seen(found, STRIDE)
         part = see(net, pair, encodings, inside, t, gate, backend, window.seen(changed))
         window.keep(part.frame, frame)
@@ -177,6 +184,6 @@ def see_in_windows(
         for made, mask, stride in zip(part.masks, masks, strides, strict=gate is not None):
             window.keep(made, mask, stride)
         cost = network_cost(net.config, pair[0].shape[-1], pair[0].shape[-2])
-        other += part.other_macs[0] + 2 * cost.encode
+        other += part.other_macs[0] + 2 * cost.encode * encoded
         levels = [total + done for total, done in zip(levels, part.level_macs[0], strict=True)]
     return Seen(frame, used, masks, [tuple(levels)], [other])

@@ -158,10 +158,17 @@ def hard_gate(threshold: float = 0.0) -> Gate:
     return gate
 
 
+def empty_gate(logits: Tensor, parent: Tensor | None) -> Tensor:
+    """Compute nothing. A network with a search then needs no level at all: ``UGSP.needs_levels``."""
+    return torch.zeros_like(logits)
+
+
 def keep_gate(fraction: float) -> Gate:
     """Keep the given fraction of every level's blocks, those with the highest logits, in each picture."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction to keep must lie between 0 and 1, not {fraction}")
+    if fraction == 0:
+        return empty_gate
 
     def gate(logits: Tensor, parent: Tensor | None) -> Tensor:
         flat = logits.flatten(1)

@@ -18,6 +18,7 @@ from ugsp_net.masks import (
     block_side,
     bounds,
     change,
+    empty_gate,
     enlarge,
     still_blocks,
     still_pixels,
@@ -27,7 +28,7 @@ from ugsp_net.paths import carry, trace
 from ugsp_net.pooling import halve
 from ugsp_net.refinement import Refinement
 from ugsp_net.search import CELL, POINT, STRIDE, inverse_search
-from ugsp_net.sparse import Matching, SparseInputs, pays, run_last_tiles, run_level, run_tiles
+from ugsp_net.sparse import Matching, SparseInputs, constant_output, pays, run_last_tiles, run_level, run_tiles
 from ugsp_net.warp import backward_warp, upsample
 
 MEAN = 0.45
@@ -308,9 +309,7 @@ class UGSP(nn.Module):
         masks: list[Tensor] = []
         moving: Tensor | None = None
         if gate is not None:
-            side = self.config.grid_stride(STRIDES.index(8))
-            agree = agreement(change(frame0, frame1) if changed is None else changed, side)
-            moving = (~still_blocks(agree, STRIDES[-1] * coarse.flow, side)).float()
+            moving = self._moving(change(frame0, frame1) if changed is None else changed, coarse.flow)
         all_logits: list[Tensor] = []
         for index in range(len(STRIDES) - 2, -1, -1):
             above = states[-1]
@@ -348,25 +347,53 @@ class UGSP(nn.Module):
             frame = unrefined + self.refinement(pictures, blend, flow, first.context, second.context)
         return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden, unrefined)
 
+    def needs_levels(self, gate: Gate | None) -> bool:
+        """Whether anything that is learnt makes a frame with this gate; if not, ``without_levels`` is all of it."""
+        return gate is not empty_gate or not self.config.search or self.refinement is not None
+
+    def without_levels(
+        self, frame0: Tensor, frame1: Tensor, found: Tensor, t: Tensor, changed: Tensor | None = None
+    ) -> Interpolation:
+        """What ``interpolate`` makes where ``needs_levels`` says that nothing learnt is needed: frames warped and
+        blended as the search says, without a convolution, encodings or ``coarse``, which does not change the flow.
+
+        found: from ``find``; the rest as in ``interpolate``.
+        """
+        guide = Found.of(found)
+        state = LevelState(guide.flows[-1], guide.flows[-1][:, :0], guide, bent=False)
+        moving = self._moving(change(frame0, frame1) if changed is None else changed, state.flow)
+        unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving)
+        sides = [self.config.grid_stride(index) for index in range(len(STRIDES) - 2, -1, -1)]
+        height, width = frame0.shape[-2:]
+        masks = tuple(flow.new_zeros(len(t), 1, height // side, width // side) for side in sides)
+        return Interpolation(unrefined, flow, blend, masks, (), (), None, unrefined)
+
     def shortcut(self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor) -> Tensor:
         """The frame that is left when every level finer than ``state`` is pruned everywhere, [B, 3, H, W] fp32.
 
         It costs no convolution: pruned levels put out their biases. What it gets wrong is what those levels are for.
         A refinement, which no mask prunes, is left out: compare with ``Interpolation.unrefined``.
         """
-        pace = self.pace(t)
+        return self._shortened(frame0, frame1, state, t, None)[0]
+
+    def _shortened(
+        self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor, moving: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """What ``_render`` makes of the biases of every level finer than ``state``."""
         height, width = frame0.shape[-2:]
-        stride = width // state.flow.shape[-1]
-        for index in range(STRIDES.index(stride) - 1, 0, -1):
+        for index in range(STRIDES.index(width // state.flow.shape[-1]) - 1, 0, -1):
             flow, bends = state.enlarged(), self._bends(index)
             if bends:
-                flow = flow + self._level(index).bias()[:, :4] * pace
+                flow = flow + self._level(index).bias()[:, :4] * self.pace(t)
             state = LevelState(flow, state.feature, state.found, state.bent or bends)
-        # A constant through the transposed convolution repeats every two pixels; its border does not matter here.
-        constant = self._level(0).bias().to(self.dtype).repeat(1, 1, 4, 4)
-        pattern = self.synthesis(constant)[..., 2:4, 2:4]
-        out = pattern.repeat(len(t), 1, height // 2, width // 2)
-        return self._render(frame0, frame1, state.enlarged(), out, t, state.found)[0]
+        out = constant_output(self._level(0), self.synthesis, len(t), height // 2, width // 2)
+        return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving)
+
+    def _moving(self, changed: Tensor, flow: Tensor) -> Tensor:
+        """Blocks of the masks' grid at stride 8 in which something may move, 1 or 0, [B, 1, rows, columns]. changed:
+        from ``change``; flow: of the coarsest level."""
+        side = self.config.grid_stride(STRIDES.index(8))
+        return (~still_blocks(agreement(changed, side), STRIDES[-1] * flow, side)).float()
 
     def _render(
         self,

@@ -131,7 +131,7 @@ def run_last_tiles(
     warping nor convolutions: there the output is the bias, enlarged. Not differentiable.
     """
     positions = ActivePositions(mask, height, width)
-    out = _constant(level, synthesis, mask.shape[0], height, width)
+    out = constant_output(level, synthesis, mask.shape[0], height, width)
     if not positions.count:
         return out
     table = synthesis.activation(_run_layers(level, inputs.rows(positions.needed), positions))
@@ -150,8 +150,8 @@ def run_last_tiles(
     return out
 
 
-def _constant(level: Level, synthesis: Synthesis, pictures: int, height: int, width: int) -> Tensor:
-    """What the bias alone is enlarged to, [pictures, 8, 2 * height, 2 * width]: it repeats every two pixels, but for
+def constant_output(level: Level, synthesis: Synthesis, pictures: int, height: int, width: int) -> Tensor:
+    """What the last level's bias alone is enlarged to, [pictures, 8, 2 * height, 2 * width] fp32: it repeats every two pixels, but for
     the border of one pixel, where the enlargement reaches outside."""
     bias = level.bias().to(synthesis.enlarge.weight.dtype)
     small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))  # [1, 8, 8, 8]
