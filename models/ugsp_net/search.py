@@ -38,6 +38,8 @@ DAMPING = 64.0
 NOISE = 2.0
 """Mean squared difference, of 0 to 255, up to which a patch of the finest size is where it belongs and looks no
 further; a quarter of that at each smaller size, as noise is averaged."""
+ALL = 0.9
+"""Share of the patches up to which those that look are picked out; where more do, all are tried: that takes less."""
 REACH = 2
 """At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
 _MARGIN = (PATCH - CELL) // 2
@@ -132,9 +134,7 @@ class _Patches:
 
     def take(self, chosen: Tensor) -> _Patches:
         """Those of each frame whose numbers are in ``chosen``, [B, K]."""
-        batch, count = chosen.shape
-        if count == self.template.shape[-1]:
-            return self
+        batch = len(chosen)
         columns = chosen[:, None].expand(-1, self.template.shape[1], -1)
         places = self.places.expand(batch, -1, -1, -1).gather(2, columns[..., None].expand(-1, -1, -1, 2))
         return _Patches(self.template.gather(2, columns), places, self.unit, self.other)
@@ -158,8 +158,6 @@ class _Slopes:
 
     def take(self, chosen: Tensor) -> _Slopes:
         """Those of each frame whose numbers are in ``chosen``, [B, K]."""
-        if chosen.shape[1] == self.across.shape[-1]:
-            return self
         columns = chosen[:, None].expand(-1, self.across.shape[1], -1)
         inverse = self.inverse.gather(2, chosen[:, None].expand(-1, 3, -1))
         return _Slopes(self.across.gather(2, columns), self.down.gather(2, columns), inverse)
@@ -171,11 +169,17 @@ class _State:
     def __init__(self, patches: _Patches, slopes: _Slopes, best: Tensor, cost: Tensor, fits: float) -> None:
         """best, cost: of all patches, [B, N, 2] and [B, N]; fits: the cost up to which one looks no further."""
         looks = cost > fits
+        most = int(looks.sum(1).max())
+        if most > ALL * cost.shape[1]:
+            self._chosen = None
+            self._patches, self._slopes = patches, slopes
+            self._flow, self._cost, self._looks = best, cost, looks
+            return
         # As many of each frame: those that fit worst, so that one batch holds them all.
-        chosen = cost.topk(int(looks.sum(1).max()), dim=1).indices.sort(dim=1).values
+        chosen = cost.topk(most, dim=1).indices.sort(dim=1).values
         self._patches, self._slopes = patches.take(chosen), slopes.take(chosen)
         self._all = best
-        self._chosen = None if chosen.shape == cost.shape else chosen[..., None].expand(-1, -1, 2)
+        self._chosen = chosen[..., None].expand(-1, -1, 2)
         self._flow = self._of_chosen(best)
         self._cost, self._looks = cost.gather(1, chosen), looks.gather(1, chosen)
 
@@ -309,9 +313,9 @@ def _all_patches(first: Tensor, second: Tensor, grid: tuple[int, int], positions
     inside = torch.tensor([divmod(position, PATCH) for position in positions], device=first.device) - _MARGIN
     x = inside[:, 1:] + CELL * torch.arange(columns, device=first.device)  # [S, columns]
     y = inside[:, :1] + CELL * torch.arange(rows, device=first.device)  # [S, rows]
-    shape = (len(positions), rows, columns)
-    places = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)
-    return _Patches(template, places.flatten(1, 2)[None] * unit - 1, unit, second)
+    places = first.new_empty(len(positions), rows, columns, 2)
+    places[..., 0], places[..., 1] = (x * unit[0] - 1)[:, None, :], (y * unit[1] - 1)[:, :, None]
+    return _Patches(template, places.flatten(1, 2)[None], unit, second)
 
 
 def _cut(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> tuple[_Patches, _Slopes]:

@@ -151,8 +151,8 @@ def run_last_tiles(
 
 
 def constant_output(level: Level, synthesis: Synthesis, pictures: int, height: int, width: int) -> Tensor:
-    """What the last level's bias alone is enlarged to, [pictures, 8, 2 * height, 2 * width] fp32: it repeats every two pixels, but for
-    the border of one pixel, where the enlargement reaches outside."""
+    """What the last level's bias alone is enlarged to, [pictures, 8, 2 * height, 2 * width] fp32: it repeats every two
+    pixels, but for the border of one pixel, where the enlargement reaches outside."""
     bias = level.bias().to(synthesis.enlarge.weight.dtype)
     small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))  # [1, 8, 8, 8]
 
