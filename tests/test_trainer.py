@@ -147,6 +147,7 @@ def one_of_two(rank: int, folder: Path, config: TrainConfig) -> None:
     bank = make_bank(folder / f"bank{rank}.rgb")
     trainer = Trainer(config, bank, folder / "run", CPU, workers=0)
     trainer.run(log_every=1, report=lambda record: None)
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
