@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ugsp_net.config import NetConfig
-from ugsp_net.masks import LIKELY
 from ugsp_net.network import UGSP, channels_last
 
 SMALL = NetConfig(
@@ -27,8 +26,6 @@ def small_net(config: NetConfig = SMALL, seed: int = 0) -> UGSP:
         for name, parameter in net.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.05)
-            if name.startswith("gates") and name.endswith("bias"):
-                parameter.add_(LIKELY)  # so that gates keep some blocks and prune others
     return channels_last(net.eval().requires_grad_(False))
 
 

@@ -87,7 +87,7 @@ def test_size_must_be_aligned() -> None:
 
 def test_every_parameter_of_a_convolution_is_counted() -> None:
     """One more convolution in a level raises the cost by its own MACs."""
-    base = network_cost(NetConfig(depths=(4, 5, 5, 5)), 64, 64)
-    more = network_cost(NetConfig(depths=(4, 5, 6, 5)), 64, 64)
+    base = network_cost(NetConfig(widths=(48, 64, 96, 32), depths=(4, 5, 5, 1)), 64, 64)
+    more = network_cost(NetConfig(widths=(48, 64, 96, 32), depths=(4, 5, 6, 1)), 64, 64)
     extra = nn.Conv2d(96, 96, 3).weight.numel() + 96 * (4 + 32)
     assert more.triplet - base.triplet == extra * 64

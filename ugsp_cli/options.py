@@ -230,7 +230,7 @@ def network_options() -> Decorator:
                 default="auto",
                 metavar="auto|SHARE",
                 help="Share of the prunable work to do, from 0 to 1: less is faster, more is finer. "
-                "auto: as much as each picture needs.",
+                "auto: as much as each picture needs. 0: the search for motion alone, without the network.",
             ),
             click.option(
                 "--flow-scale",

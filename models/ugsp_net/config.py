@@ -24,15 +24,15 @@ class NetConfig:
 
     name: str = "ugsp"
     """Name shown to the user."""
-    encoder_channels: tuple[int, int, int, int] = (16, 32, 64, 96)
+    encoder_channels: tuple[int, int, int, int] = (16, 32, 32, 32)
     """Channels of the encoder's output at strides 2, 4, 8, 16."""
-    widths: tuple[int, int, int, int] = (48, 64, 96, 128)
+    widths: tuple[int, int, int, int] = (48, 64, 48, 32)
     """Hidden channels of the interpolation levels at strides 2, 4, 8, 16."""
-    depths: tuple[int, int, int, int] = (4, 5, 5, 5)
+    depths: tuple[int, int, int, int] = (4, 5, 2, 1)
     """3x3 convolutions after the head of each level."""
-    matching_radius: tuple[int, int, int, int] = (0, 2, 3, 4)
+    matching_radius: tuple[int, int, int, int] = (0, 2, 0, 0)
     """Largest displacement, in positions of the level, of the correlation between both frames' features; 0: none."""
-    matching_channels: tuple[int, int, int, int] = (0, 16, 24, 48)
+    matching_channels: tuple[int, int, int, int] = (0, 16, 0, 0)
     """Channels to which a level's correlation is reduced before it enters the head."""
     search: bool = True
     """Whether the first flow is looked for by dense inverse search; the paper's network begins with none."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ugsp_net.config import NetConfig
 from ugsp_net.cost import PRUNED, network_cost
-from ugsp_net.masks import LIKELY, enlarge
+from ugsp_net.masks import enlarge
 from ugsp_net.network import UGSP, Interpolation
 from ugsp_net.training import losses
 from ugsp_net.training.config import TrainConfig
@@ -95,7 +95,7 @@ class ChangeLabels(nn.Module):
         sums = []
         active: Tensor | None = None
         for logits in full.logits:
-            mask = (logits > LIKELY).float()
+            mask = (logits > 0).float()
             if active is not None:
                 mask = mask * enlarge(active, mask.shape[-1] // active.shape[-1])
             active = mask

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from ugsp_net import checkpoint
+from ugsp_net.cost import PRUNED
 
 
 def revision() -> str | None:
@@ -29,8 +30,10 @@ def main() -> None:
     parser.add_argument(
         "--gate-shift",
         type=float,
-        default=0.0,
-        help="added to the bias of every mask head: above 0 more is computed (recorded in the header)",
+        nargs=3,
+        metavar=("AT_8", "AT_4", "AT_2"),
+        help="added to the biases of the mask heads of strides 8, 4 and 2: above 0 more is computed (recorded in the "
+        "header)",
     )
     parser.add_argument(
         "--mix",
@@ -53,9 +56,8 @@ def main() -> None:
             ours.lerp_(theirs, share)
     if arguments.gate_shift:
         provenance["gate_shift"] = arguments.gate_shift
-        for name, parameter in weights.net.gates.named_parameters():
-            if name.endswith("bias"):
-                parameter.add_(arguments.gate_shift)
+        for index, shift in zip(PRUNED, arguments.gate_shift, strict=True):
+            weights.net.gates.get_parameter(f"{index}.bias").add_(shift)
     checkpoint.save(weights.net, arguments.out, provenance)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
