@@ -34,7 +34,7 @@ from ugsp_cli.engine import EngineOptions, Interpolator
 from ugsp_cli.media import probe
 from ugsp_cli.timing import document
 
-CLIPS = ("talking-head:1280x720:8", "talking-head:448x256:1", "talking-head:448x256:16", "talking-head:1920x1080:4")
+CLIPS = ("talking-head:1280x720:8", "talking-head:448x256:1", "talking-head:448x256:16", "talking-head:1920x1080:2")
 ENCODER = ("--codec", "libx264", "--crf", "18", "--preset", "medium")
 
 
