@@ -12,8 +12,9 @@ import torch
 
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import checkpoint
+from ugsp_net.config import STRIDES
 from ugsp_net.masks import hard_gate
-from ugsp_net.training import losses, synthetic
+from ugsp_net.training import losses, ship, synthetic
 from ugsp_net.training.clips import ClipBank, Shot, open_bank
 from ugsp_net.training.data import Batches, BatchPlan
 from ugsp_net.training.labels import ChangeLabels, UncertaintyLabels
@@ -150,6 +151,20 @@ def test_a_run_learns_saves_and_goes_on(bank: ClipBank, tmp_path: Path) -> None:
     assert other.progress == 1.0
     for one, two in zip(other.net.parameters(), trainer.net.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_shipping_shifts_each_gate_by_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, out = small_net(), tmp_path / "out.safetensors"
+    checkpoint.save(net, tmp_path / "last.safetensors", {"samples": 1})
+    shifts = ("--gate-shift", "2.5", "-0.25", "0.5")  # strides 8, 4, 2
+    monkeypatch.setattr("sys.argv", ["ship", str(tmp_path), str(out), *shifts])
+    ship.main()
+    shipped = checkpoint.load(out)
+    assert shipped.provenance["gate_shift"] == [2.5, -0.25, 0.5]
+    for stride, shift in ((8, 2.5), (4, -0.25), (2, 0.5)):
+        name = f"gates.{STRIDES.index(stride)}.bias"
+        expected = net.get_parameter(name) + shift
+        torch.testing.assert_close(shipped.net.get_parameter(name), expected, atol=2e-3, rtol=0)  # kept in fp16
 
 
 def test_labels_follow_the_uncertainty() -> None:

@@ -78,9 +78,9 @@ def make(engine: Interpolator, halvings: int, *instants: float) -> list[Made]:
     return [made for t in instants for made in engine.interpolate([Request(left, right, t)], masks=True)]
 
 
-@pytest.mark.parametrize("pruning", [False, True])
-def test_seams_do_not_show(pruning: bool) -> None:
-    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", pruning=pruning, batch_size=1))
+@pytest.mark.parametrize("options", [{"pruning": False}, {}, {"keep": 0.0}], ids=["dense", "pruned", "search"])
+def test_seams_do_not_show(options: dict[str, Any]) -> None:
+    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", batch_size=1, **options))
     for whole, parts in zip(make(engine, 0, 0.75), make(engine, 1, 0.75), strict=True):
         one, other = (np.stack(made.planes).astype(float) for made in (whole, parts))
         difference = np.abs(one - other)
@@ -111,6 +111,12 @@ def test_where_memory_runs_out_windows_come_before_a_coarser_look(monkeypatch: p
     assert made.planes[0].shape == (HEIGHT, WIDTH)
     assert engine.notes == ["memory ran out: each frame is made in 2 windows that overlap"]
     assert engine.factor_at(WIDTH, HEIGHT) == 1
+
+
+def test_where_nothing_is_kept_windows_are_not_encoded() -> None:
+    engine = Interpolator(EngineOptions(device="cpu", precision="fp32", keep=0.0, batch_size=1))
+    (made,) = make(engine, 1, 0.5)
+    assert made.performed_macs == network_cost(engine.network.config, WIDTH, HEIGHT).match
 
 
 def test_margins_and_repeated_encodings_count_as_work() -> None:

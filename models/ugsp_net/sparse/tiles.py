@@ -29,9 +29,9 @@ PAYS_BELOW = 0.8
 equal time on one core, inputs, correlation and enlargement included on both sides, with masks of connected regions. At
 strides 8, 4 and 2, shares of 0.2, 0.4, 0.6 and 0.8 took these parts of the dense level's time:
 
-1280x720, bf16 (AVX512-BF16): 0.29, 0.50, 0.72, 0.95; 0.29, 0.53, 0.75, 0.94; 0.29, 0.52, 0.75, 1.00;
-1920x1080, bf16: 0.27, 0.49, 0.65, 0.83; 0.27, 0.52, 0.70, 0.90; 0.28, 0.53, 0.78, 1.02;
-1280x720, fp32: 0.30, 0.55, 0.76, 0.98; 0.27, 0.49, 0.73, 0.92; 0.27, 0.51, 0.75, 0.98."""
+1280x720, bf16 (AVX512-BF16): 0.34, 0.55, 0.80, 1.02; 0.28, 0.51, 0.71, 0.94; 0.28, 0.51, 0.75, 0.99;
+1920x1080, bf16: 0.26, 0.51, 0.71, 0.91; 0.26, 0.49, 0.67, 0.87; 0.28, 0.53, 0.78, 1.03;
+1280x720, fp32: 0.35, 0.64, 0.87, 1.08; 0.27, 0.48, 0.71, 0.93; 0.27, 0.50, 0.76, 0.95."""
 
 
 def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
