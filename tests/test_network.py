@@ -29,6 +29,7 @@ from ugsp_net.masks import (
 )
 from ugsp_net.network import UGSP, Encoding, Found, LevelState
 from ugsp_net.search import inverse_search
+from ugsp_net.sparse import DenseOutput
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
 
@@ -235,15 +236,18 @@ def test_what_moves_is_made_alike_in_its_rectangle_and_in_the_whole_picture() ->
     moving[0, 0, 1:3, 4:7], moving[1, 0, 2:5, 5], moving[1, 0, 4, 9] = 1, 1, 1
     found = Found.of(torch.cat((torch.randn(2, 5, 48, 80), torch.rand(2, 1, 48, 80)), dim=1))
     with torch.no_grad():
-        part = net._render(frames[:2], frames[2:], flow, out, t, found, moving)
+        part = net._render(frames[:2], frames[2:], flow, DenseOutput(out), t, found, moving, motion=True)
+        frame_alone = net._render(frames[:2], frames[2:], flow, DenseOutput(out), t, found, moving, motion=False)[0]
         whole = net._rendered(frames[:2], frames[2:], flow, out, t, found, (0, 0))
-        nothing = net._render(frames[:2], frames[2:], flow, out, t, found, torch.zeros_like(moving))[0]
+        still = torch.zeros_like(moving)
+        nothing = net._render(frames[:2], frames[2:], flow, DenseOutput(out), t, found, still, motion=True)[0]
     inside, when = enlarge(moving, 16) > 0, t.view(-1, 1, 1, 1)
     blended = torch.lerp(frames[:2], frames[2:], when)
-    still = blended, torch.zeros(2, 4, 96, 160), (1 - when).expand(2, 1, 96, 160)
-    for one, other, else_ in zip(part[:3], whole[:3], still, strict=True):
+    where_still = blended, torch.zeros(2, 4, 96, 160), (1 - when).expand(2, 1, 96, 160)
+    for one, other, else_ in zip(part[:3], whole[:3], where_still, strict=True):
         torch.testing.assert_close(one, torch.where(inside, other, else_), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(nothing, blended)
+    torch.testing.assert_close(frame_alone, part[0], atol=1e-5, rtol=1e-5)
 
 
 def test_grid_of_blocks_averages_the_logits() -> None:

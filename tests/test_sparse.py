@@ -12,6 +12,7 @@ from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net.blocks import Level
 from ugsp_net.masks import fixed_gate, hard_gate
 from ugsp_net.sparse import performed_share, run_level, tiles
+from ugsp_net.sparse.inputs import DenseInputs
 
 
 @pytest.fixture
@@ -172,6 +173,25 @@ def test_levels_in_tiles_from_end_to_end_equal_reference(
     torch.testing.assert_close(tiles.frame, whole.frame, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(tiles.flow, whole.flow, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(tiles.blend, whole.blend, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "some"])
+def test_a_part_of_the_last_level_is_as_in_the_whole(kind: str) -> None:
+    net = small_net()
+    net.synthesis.enlarge.weight.data.mul_(5)
+    level = net._level(0)
+    torch.nn.init.normal_(level.project.bias)  # type: ignore[arg-type]
+    mask = (torch.rand(2, 1, 5, 3) < 0.3 * (kind == "some")).float()
+    x = torch.randn(2, level.head.in_channels, 40, 24)
+    with torch.inference_mode():
+        expected = net.synthesis(run_level(level, x, mask, "reference"))
+        out = tiles.run_last_tiles(level, net.synthesis, DenseInputs(x), mask, 40, 24)
+        for rows, columns in (
+            (slice(0, 80), slice(0, 48)),
+            (slice(16, 48), slice(0, 20)),
+            (slice(50, 80), slice(8, 48)),
+        ):
+            torch.testing.assert_close(out.part(rows, columns), expected[:, :, rows, columns], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("always_tiles")

@@ -319,9 +319,9 @@ class Interpolator:
             encodings = None
             if net.needs_levels(self._gate):
                 encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
-            seen = see(net, frames, encodings, found, t, self._gate, backend, changed)
+            seen = see(net, frames, encodings, found, t, self._gate, backend, changed, factor > 1)
         else:
-            seen = see_in_windows(net, frames, found, t, self._gate, backend, changed, windows, with_motion=factor > 1)
+            seen = see_in_windows(net, frames, found, t, self._gate, backend, changed, windows, factor > 1)
         active = torch.ones(len(ready), len(PRUNED))
         if seen.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()

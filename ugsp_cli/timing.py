@@ -123,7 +123,9 @@ def _measure_size(
         coarse = net.coarse(first, second, found, t)
         yield
         gate = None if kind is None else fixed_gate(masks[kind])
-        made = net.interpolate(frames[:batch], frames[batch:], first, second, coarse, t, gate, backend)
+        made = net.interpolate(
+            frames[:batch], frames[batch:], first, second, coarse, t, gate, backend, motion=factor > 1
+        )
         if factor > 1:
             blend_enlarged(large[:batch], large[batch:], made.flow, made.blend, factor)
         yield

@@ -68,7 +68,7 @@ class Seen:
     frame: Tensor
     """[B, 3, H, W] fp32."""
     motion: tuple[Tensor, Tensor] | None
-    """Flow [B, 4, H, W] and blend [B, 1, H, W] as in `Interpolation`; None where windows were not asked for them."""
+    """Flow [B, 4, H, W] and blend [B, 1, H, W] as in `Interpolation`; None where they were not asked for."""
     masks: tuple[Tensor, ...]
     """As ``Interpolation.masks``; empty where nothing is pruned."""
     level_macs: list[tuple[int, ...]]
@@ -120,17 +120,20 @@ def see(
     gate: Gate | None,
     backend: str,
     changed: Tensor,
+    with_motion: bool,
 ) -> Seen:
     """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them, or None where no level is needed
     (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; changed: [B, 2, H, W], as ``change`` returns
     it."""
     if encodings is None:
         assert found is not None
-        out = net.without_levels(*frames, found, t, changed)
+        out = net.without_levels(*frames, found, t, changed, with_motion)
+        motion = (out.flow, out.blend) if with_motion else None
         nothing = (0,) * len(PRUNED)
-        return Seen(out.frame, (out.flow, out.blend), out.masks, [nothing] * len(t), [0] * len(t))
+        return Seen(out.frame, motion, out.masks, [nothing] * len(t), [0] * len(t))
     coarse = net.coarse(*encodings, found, t)
-    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed)
+    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed, with_motion)
+    motion = (out.flow, out.blend) if with_motion else None
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)
     shares = torch.ones(len(t), 2, len(PRUNED))
@@ -145,7 +148,7 @@ def see(
         levels = tuple(round(part * macs) for part, macs in zip(share, cost.prunable, strict=True))
         done.append(levels)
         other.append(cost.performed(share, beside) - sum(levels))
-    return Seen(out.frame, (out.flow, out.blend), out.masks, done, other)
+    return Seen(out.frame, motion, out.masks, done, other)
 
 
 def see_in_windows(
@@ -176,7 +179,7 @@ def see_in_windows(
         pair = window.seen(frames[0]), window.seen(frames[1])
         encodings = (net.encode(pair[0]), net.encode(pair[1])) if encoded else None
         inside = None if found is None else window.seen(found, STRIDE)
-        part = see(net, pair, encodings, inside, t, gate, backend, window.seen(changed))
+        part = see(net, pair, encodings, inside, t, gate, backend, window.seen(changed), with_motion)
         window.keep(part.frame, frame)
         if used is not None and part.motion is not None:
             window.keep(part.motion[0], used[0])

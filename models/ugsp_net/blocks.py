@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,12 +39,11 @@ class Enlarge(nn.ConvTranspose2d):
         that type (output, row, column; row, column, input), and its bias [4 outputs] fp32."""
         assert self.bias is not None
         inputs, outputs = self.weight.shape[:2]
-        kernel = torch.zeros(outputs, 2, 2, 3, 3, inputs, dtype=dtype, device=self.weight.device)
-        # Pixel 2 y + a reads position y + d with the tap a + 1 - 2 d.
-        read = [(side, step, side + 1 - 2 * step) for side, step in ((0, -1), (0, 0), (1, 0), (1, 1))]
-        for (row, down, tap_down), (column, across, tap_across) in product(read, repeat=2):
-            kernel[:, row, column, 1 + down, 1 + across] = self.weight[:, :, tap_down, tap_across].T
-        return kernel.view(4 * outputs, -1), self.bias.float().repeat_interleave(4)
+        # Pixel 2 y + a reads position y + d with the tap a + 1 - 2 d: of the four, or of the zeros beyond them.
+        taps = torch.tensor([3, 1, 4, 4, 2, 0], device=self.weight.device)
+        read = F.pad(self.weight, (0, 1, 0, 1)).to(dtype)[:, :, taps][..., taps].view(inputs, outputs, 2, 3, 2, 3)
+        kernel = read.permute(1, 2, 4, 3, 5, 0).reshape(4 * outputs, 9 * inputs)
+        return kernel, self.bias.float().repeat_interleave(4)
 
 
 class Activation(nn.Module):

@@ -28,7 +28,17 @@ from ugsp_net.paths import carry, trace
 from ugsp_net.pooling import halve
 from ugsp_net.refinement import Refinement
 from ugsp_net.search import CELL, POINT, STRIDE, inverse_search
-from ugsp_net.sparse import Matching, SparseInputs, constant_output, pays, run_last_tiles, run_level, run_tiles
+from ugsp_net.sparse import (
+    ConstantOutput,
+    DenseOutput,
+    LastOutput,
+    Matching,
+    SparseInputs,
+    pays,
+    run_last_tiles,
+    run_level,
+    run_tiles,
+)
 from ugsp_net.warp import backward_warp, upsample
 
 MEAN = 0.45
@@ -40,7 +50,6 @@ FLOW_BOUND = 4.0
 """Flow that was found enters a level as a number of at most so many positions. Longer flow is rare in training crops:
 told as it is, it made levels bend a clean pan of 25 pixels to and fro (hdr10-av1 39.7 dB, bounded 40.1; the other clips
 within 0.04)."""
-
 
 BESIDE = 2
 """Blocks around the rectangle that holds all that changes in which flow is searched too."""
@@ -135,9 +144,9 @@ class Interpolation:
     frame: Tensor
     """[B, 3, H, W] fp32, RGB, about [0, 1] (not clamped)."""
     flow: Tensor
-    """[B, 4, H, W] fp32: t -> 0 (x, y), t -> 1 (x, y), in pixels."""
+    """[B, 4, H, W] fp32: t -> 0 (x, y), t -> 1 (x, y), in pixels. Of no rows where it was not asked for."""
     blend: Tensor
-    """[B, 1, H, W] fp32 in (0, 1): the weight of the first frame."""
+    """[B, 1, H, W] fp32 in (0, 1): the weight of the first frame. Of no rows where it was not asked for."""
     masks: tuple[Tensor, ...]
     """One per pruned level, coarse to fine (strides 8, 4, 2), [B, 1, rows, columns]; empty without a gate."""
     logits: tuple[Tensor, ...]
@@ -297,13 +306,14 @@ class UGSP(nn.Module):
         gate: Gate | None = None,
         backend: str = "reference",
         changed: Tensor | None = None,
+        motion: bool = True,
     ) -> Interpolation:
         """The frame at the instant t between two frames.
 
         frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
         in (0, 1). Without a gate nothing is pruned, which is the dense network exactly. With one, blocks in which
         nothing moves are pruned without asking it, and there both frames are blended where they are. changed: what
-        ``change`` makes of the frames, if it is known.
+        ``change`` makes of the frames, if it is known; motion: whether flow and blend are wanted at full size.
         """
         states = [coarse]
         masks: list[Tensor] = []
@@ -327,10 +337,11 @@ class UGSP(nn.Module):
             height, width = flow.shape[-2:]
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
             hidden: Tensor | None = None
+            made: LastOutput | None = None
             if mask is not None and in_tiles and pays(mask):
                 sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
                 if index == 0:
-                    out = run_last_tiles(level, self.synthesis, sparse, mask, height, width)  # [B, 8, H, W]
+                    made = run_last_tiles(level, self.synthesis, sparse, mask, height, width)
                 else:
                     out = run_tiles(level, sparse, mask, height, width)
             else:
@@ -338,9 +349,10 @@ class UGSP(nn.Module):
                 out = hidden = run_level(level, self._join(inputs, flow, t), mask, backend)
             if index > 0:
                 states.append(self._refined(index, flow, out, t, above.found, above.bent))
-        if hidden is not None:  # [B, width, H / 2, W / 2]
-            out = self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last))
-        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, out, t, coarse.found, moving)
+        if made is None:
+            assert hidden is not None
+            made = DenseOutput(self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last)))
+        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, made, t, coarse.found, moving, motion)
         frame = unrefined
         if self.refinement is not None:
             pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
@@ -352,7 +364,13 @@ class UGSP(nn.Module):
         return gate is not empty_gate or not self.config.search or self.refinement is not None
 
     def without_levels(
-        self, frame0: Tensor, frame1: Tensor, found: Tensor, t: Tensor, changed: Tensor | None = None
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        found: Tensor,
+        t: Tensor,
+        changed: Tensor | None = None,
+        motion: bool = True,
     ) -> Interpolation:
         """What ``interpolate`` makes where ``needs_levels`` says that nothing learnt is needed: frames warped and
         blended as the search says, without a convolution, encodings or ``coarse``, which does not change the flow.
@@ -362,7 +380,7 @@ class UGSP(nn.Module):
         guide = Found.of(found)
         state = LevelState(guide.flows[-1], guide.flows[-1][:, :0], guide, bent=False)
         moving = self._moving(change(frame0, frame1) if changed is None else changed, state.flow)
-        unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving)
+        unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving, motion)
         sides = [self.config.grid_stride(index) for index in range(len(STRIDES) - 2, -1, -1)]
         height, width = frame0.shape[-2:]
         masks = tuple(flow.new_zeros(len(t), 1, height // side, width // side) for side in sides)
@@ -374,10 +392,10 @@ class UGSP(nn.Module):
         It costs no convolution: pruned levels put out their biases. What it gets wrong is what those levels are for.
         A refinement, which no mask prunes, is left out: compare with ``Interpolation.unrefined``.
         """
-        return self._shortened(frame0, frame1, state, t, None)[0]
+        return self._shortened(frame0, frame1, state, t, None, motion=False)[0]
 
     def _shortened(
-        self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor, moving: Tensor | None
+        self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor, moving: Tensor | None, motion: bool
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What ``_render`` makes of the biases of every level finer than ``state``."""
         height, width = frame0.shape[-2:]
@@ -386,8 +404,8 @@ class UGSP(nn.Module):
             if bends:
                 flow = flow + self._level(index).bias()[:, :4] * self.pace(t)
             state = LevelState(flow, state.feature, state.found, state.bent or bends)
-        out = constant_output(self._level(0), self.synthesis, len(t), height // 2, width // 2)
-        return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving)
+        out = ConstantOutput(self._level(0), self.synthesis, len(t), height // 2, width // 2)
+        return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving, motion)
 
     def _moving(self, changed: Tensor, flow: Tensor) -> Tensor:
         """Blocks of the masks' grid at stride 8 in which something may move, 1 or 0, [B, 1, rows, columns]. changed:
@@ -400,35 +418,41 @@ class UGSP(nn.Module):
         frame0: Tensor,
         frame1: Tensor,
         flow: Tensor,
-        out: Tensor,
+        out: LastOutput,
         t: Tensor,
         found: Found | None,
-        moving: Tensor | None = None,
+        moving: Tensor | None,
+        motion: bool,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Frame, flow, blend weight and both warped frames from the flow at stride 2 and the last level's [B, 8, H, W].
+        """Frame, flow, blend weight and both warped frames from the flow at stride 2 and what the last level puts out.
 
         The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. found: as
-        in ``LevelState``; moving: [B, 1, rows, columns], 0 where the flow and the residual are to be none.
+        in ``LevelState``; moving: [B, 1, rows, columns], 0 where the flow and the residual are to be none; motion: as
+        in ``interpolate``.
         """
+        height, width = frame0.shape[-2:]
         if moving is None or bool(moving.all()):
-            return self._rendered(frame0, frame1, flow, out, t, found, (0, 0))
+            everything = out.part(slice(0, height), slice(0, width))
+            return self._rendered(frame0, frame1, flow, everything, t, found, (0, 0))
         # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
         when = t.view(-1, 1, 1, 1)
-        frame, blend = torch.lerp(frame0, frame1, when), (1 - when).expand_as(out[:, 4:5]).contiguous()
-        whole, warped = torch.zeros_like(out[:, :4]), (frame0.clone(), frame1.clone()) if self.refinement else None
+        pictures = [torch.lerp(frame0, frame1, when)]
+        if motion or self.refinement is not None:
+            one = torch.ones_like(frame0[:, :1])
+            pictures += [torch.zeros_like(one).repeat(1, 4, 1, 1), (1 - when) * one, frame0.clone(), frame1.clone()]
         box = bounds(moving)
         if box is not None:
-            side = block_side(moving, *frame.shape[-2:])
+            side = block_side(moving, height, width)
             rows, columns = (slice(side * span.start, side * span.stop) for span in box)
             inside = enlarge(moving[:, :, box[0], box[1]], side)
-            corner = rows.start, columns.start
-            made = self._rendered(frame0, frame1, flow, out[:, :, rows, columns], t, found, corner)
-            pairs = [(frame, made[0]), (whole, made[1]), (blend, made[2])]
-            if warped is not None:
-                pairs += zip(warped, made[3], strict=True)
-            for of_picture, part in pairs:
-                of_picture[:, :, rows, columns].lerp_(part, inside)  # of 0 and 1: half the time of torch.where
-        return frame, whole, blend, warped or (frame0, frame1)
+            made = self._rendered(frame0, frame1, flow, out.part(rows, columns), t, found, (rows.start, columns.start))
+            for picture, part in zip(pictures, (*made[:3], *made[3]), strict=False):
+                picture[:, :, rows, columns].lerp_(part, inside)  # of 0 and 1: half the time of torch.where
+        if len(pictures) == 1:
+            nothing = flow[:, :, :0]
+            return pictures[0], nothing, nothing[:, :1], (frame0, frame1)
+        frame, whole, blend, *warped = pictures
+        return frame, whole, blend, (warped[0], warped[1])
 
     def _rendered(
         self,
@@ -443,13 +467,13 @@ class UGSP(nn.Module):
         """What ``_render`` makes of a rectangle in which everything may move. out: there; corner: its first row and
         column, even."""
         when, size = t.view(-1, 1, 1, 1), out.shape[-2:]
-        flow = _enlarged_part(2 * flow, corner, size).addcmul_(out[:, :4], self.pace(t))
+        flow = _enlarged_part(flow, corner, size, 2).addcmul_(out[:, :4], self.pace(t))
         likelier, still = torch.log((1 - when) / when), None
         if found is None:
             logit = out[:, 4:5] + likelier
         else:
             logit = _enlarged_part(found.prior, corner, size).add_(out[:, 4:5]).add_(likelier)
-            if bool(found.still.any()):
+            if bool(found.still[:, :, max(0, corner[0] // 2 - 1) : (corner[0] + size[0]) // 2 + 1].any()):
                 still = _enlarged_part(found.still, corner, size)
         blend = logit.sigmoid_()
         warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
@@ -563,8 +587,8 @@ class UGSP(nn.Module):
         return LevelState(flow, out[:, 4:], found, bent or bends)
 
 
-def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int]) -> Tensor:
-    """A rectangle of ``upsample(values)``, without making the rest; its corner and its size are even."""
+def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int], times: float = 1) -> Tensor:
+    """A rectangle of ``times * upsample(values)``, without making the rest; its corner and its size are even."""
     spans, cuts = [], []
     for start, length, most in zip(corner, size, values.shape[-2:], strict=True):
         first, last = start // 2, (start + length) // 2
@@ -572,7 +596,8 @@ def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int])
         before, after = min(first, 1), min(most - last, 1)
         spans.append(slice(first - before, last + after))
         cuts.append(slice(2 * before, 2 * before + length))
-    return upsample(values[:, :, spans[0], spans[1]])[:, :, cuts[0], cuts[1]]
+    part = values[:, :, spans[0], spans[1]]
+    return upsample(part if times == 1 else times * part)[:, :, cuts[0], cuts[1]]
 
 
 def he_initialise(root: nn.Module) -> None:

@@ -10,7 +10,7 @@ network learns only from very many samples; where it is not, the network's level
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ NOISE = 2.0
 further; a quarter of that at each smaller size, as noise is averaged."""
 ALL = 0.9
 """Share of the patches up to which those that look are picked out; where more do, all are tried: that takes less."""
+FEW = 2000
+"""Patches up to which several flows are tried in one call: on a processor the calls take longer than the work."""
 REACH = 2
 """At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
 _MARGIN = (PATCH - CELL) // 2
@@ -127,10 +129,15 @@ class _Patches:
     """[B, 1, h, w]: the frame in which they are looked for."""
 
     def residual(self, flow: Tensor) -> Tensor:
-        """What differs where each patch is moved by its flow [B, N, 2]: [B, S, N]."""
-        grid = self.places + (flow * self.unit)[:, None]
-        found = F.grid_sample(self.other, grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
-        return found.sub_(self.template)
+        """What differs where each patch is moved by its flow [B, N, 2], or by several [B, F, N, 2]: [B, S, (F,) N]."""
+        several = flow.ndim == 4
+        places = self.places[:, :, None] if several else self.places
+        grid = torch.add(places, (flow * self.unit)[:, None])
+        found = F.grid_sample(
+            self.other, grid.flatten(2, -2), mode="bilinear", padding_mode="border", align_corners=True
+        )
+        found = found.view(grid.shape[:-1])
+        return found.sub_(self.template[:, :, None] if several else self.template)
 
     def take(self, chosen: Tensor) -> _Patches:
         """Those of each frame whose numbers are in ``chosen``, [B, K]."""
@@ -144,23 +151,23 @@ class _Patches:
 class _Slopes:
     """How the values of patches change where they are moved."""
 
-    across: Tensor
-    """[B, S, N], their gradients, less each patch's mean: a change of brightness is no motion."""
-    down: Tensor
+    gradients: Tensor
+    """[B, 2, S, N], across and down, less each patch's mean: a change of brightness is no motion."""
     inverse: Tensor
-    """The inverse Hessian's xx, xy and yy, [B, 3, N]."""
+    """The inverse Hessian, [B, 2, 2, N]."""
 
     def step(self, residual: Tensor) -> Tensor:
         """The Gauss-Newton step [B, N, 2] from where the residual [B, S, N] is what it is."""
-        x, y = (self.across * residual).sum(1), (self.down * residual).sum(1)
-        xx, xy, yy = self.inverse.unbind(1)
-        return torch.stack((xx * x + xy * y, xy * x + yy * y), dim=-1)
+        slope = (self.gradients * residual[:, None]).sum(2)  # [B, 2, N]
+        return (self.inverse * slope[:, None]).sum(2).transpose(1, 2)
 
     def take(self, chosen: Tensor) -> _Slopes:
         """Those of each frame whose numbers are in ``chosen``, [B, K]."""
-        columns = chosen[:, None].expand(-1, self.across.shape[1], -1)
-        inverse = self.inverse.gather(2, chosen[:, None].expand(-1, 3, -1))
-        return _Slopes(self.across.gather(2, columns), self.down.gather(2, columns), inverse)
+        columns = chosen[:, None, None]
+        return _Slopes(
+            self.gradients.gather(3, columns.expand(-1, 2, self.gradients.shape[2], -1)),
+            self.inverse.gather(3, columns.expand(-1, 2, 2, -1)),
+        )
 
 
 class _State:
@@ -170,10 +177,12 @@ class _State:
         """best, cost: of all patches, [B, N, 2] and [B, N]; fits: the cost up to which one looks no further."""
         looks = cost > fits
         most = int(looks.sum(1).max())
+        # What fits is never improved on.
+        cost = torch.where(looks, cost, -torch.inf)
         if most > ALL * cost.shape[1]:
             self._chosen = None
             self._patches, self._slopes = patches, slopes
-            self._flow, self._cost, self._looks = best, cost, looks
+            self._flow, self._cost = best, cost
             return
         # As many of each frame: those that fit worst, so that one batch holds them all.
         chosen = cost.topk(most, dim=1).indices.sort(dim=1).values
@@ -181,7 +190,7 @@ class _State:
         self._all = best
         self._chosen = chosen[..., None].expand(-1, -1, 2)
         self._flow = self._of_chosen(best)
-        self._cost, self._looks = cost.gather(1, chosen), looks.gather(1, chosen)
+        self._cost = cost.gather(1, chosen)
 
     @property
     def best(self) -> Tensor:
@@ -199,9 +208,21 @@ class _State:
     def try_flows(self, tried: Tensor) -> None:
         """Take these flows, [B, K, 2], where they fit better."""
         costs = _cost(self._patches.residual(tried))
-        better = self._looks & (costs < self._cost)
-        self._flow = torch.where(better[..., None], tried, self._flow)
-        self._cost = torch.where(better, costs, self._cost)
+        self._flow = torch.where((costs < self._cost)[..., None], tried, self._flow)
+        self._cost = torch.minimum(costs, self._cost)
+
+    def try_several(self, tried: Tensor) -> None:
+        """Try several flows for each of all patches, [B, F, N, 2]."""
+        if self._chosen is not None:
+            tried = tried.gather(2, self._chosen[:, None].expand(-1, tried.shape[1], -1, -1))
+        if tried.shape[2] > FEW:  # one after the other stays in the processor's cache
+            for one in tried.unbind(1):
+                self.try_flows(one)
+            return
+        costs, first = _cost(self._patches.residual(tried)).min(1)
+        best = tried.gather(1, first[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
+        self._flow = torch.where((costs < self._cost)[..., None], best, self._flow)
+        self._cost = torch.minimum(costs, self._cost)
 
     def try_around(self, grid: tuple[int, int], distance: int) -> None:
         """Try the flows of the patches so far above, below, left and right. grid: rows and columns of patches."""
@@ -209,10 +230,13 @@ class _State:
         flows = self.best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
         side = min(distance, max(1, min(grid) - 1))
         padded = F.pad(flows, (side,) * 4, mode="replicate").permute(0, 2, 3, 1)
-        for down, across in _AROUND:
-            row, column = side * (1 + down), side * (1 + across)
-            shifted = padded[:, row : row + rows, column : column + columns].reshape(len(flows), -1, 2)
-            self.try_all(shifted)
+        shifted = [
+            padded[
+                :, side + side * down : side + side * down + rows, side + side * across : side + side * across + columns
+            ]
+            for down, across in _AROUND
+        ]
+        self.try_several(torch.stack(shifted, dim=1).flatten(2, 3))
 
     def try_back(self, grid: tuple[int, int]) -> None:
         """Try the way back from the patch of the other frame that is nearest to where each patch leads now: what one
@@ -232,8 +256,9 @@ class _State:
 
 
 def _cost(residual: Tensor) -> Tensor:
-    """Squared difference less that of the means, [B, S, N] -> [B, N]; never below that of equal patches."""
-    return (residual.square().sum(1) - residual.sum(1).square() / residual.shape[1]).clamp_(min=0)
+    """Squared difference less that of the means, [B, S, ...] -> [B, ...]; never below that of equal patches."""
+    total = residual.sum(1)
+    return torch.addcmul(residual.square().sum(1), total, total, value=-1 / residual.shape[1]).clamp_(min=0)
 
 
 def _displacements(device: torch.device) -> Tensor:
@@ -264,8 +289,8 @@ def _search(
     if bool((cost > fits).any()):
         state = _State(patches, slopes, best, cost, fits)
         if coarser is None:
-            for tried in _displacements(first.device):
-                state.try_all(tried.expand_as(best))
+            everywhere = _displacements(first.device)[None, :, None]
+            state.try_several(everywhere.expand(batch, -1, rows * columns, -1))
         else:
             enlarged = 2 * coarser.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             state.try_all(enlarged[..., :rows, :columns].flatten(2).transpose(1, 2))
@@ -308,7 +333,7 @@ def _padding(values: Tensor, grid: tuple[int, int]) -> tuple[int, int, int, int]
 def _all_patches(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> _Patches:
     """All patches of a frame [B, 1, h, w], with these of their positions."""
     (rows, columns), (height, width) = grid, first.shape[-2:]
-    template = _at_positions(F.pad(first, _padding(first, grid), mode="replicate"), grid, positions)
+    template = _at_positions(F.pad(first, _padding(first, grid), mode="replicate"), grid, positions)[:, 0]
     unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
     inside = torch.tensor([divmod(position, PATCH) for position in positions], device=first.device) - _MARGIN
     x = inside[:, 1:] + CELL * torch.arange(columns, device=first.device)  # [S, columns]
@@ -321,25 +346,31 @@ def _all_patches(first: Tensor, second: Tensor, grid: tuple[int, int], positions
 def _cut(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> tuple[_Patches, _Slopes]:
     """All patches of a frame, with the positions with which they look."""
     across, down = F.pad(first, (1, 1, 0, 0), mode="replicate"), F.pad(first, (0, 0, 1, 1), mode="replicate")
-    across, down = (across[..., 2:] - across[..., :-2]) / 2, (down[..., 2:, :] - down[..., :-2, :]) / 2
     # Outside the frame nothing is known of where it slopes.
-    padding = _padding(first, grid)
-    across, down = (_at_positions(F.pad(slope, padding), grid, positions) for slope in (across, down))
-    across, down = across - across.mean(1, keepdim=True), down - down.mean(1, keepdim=True)
-    damping = DAMPING * len(positions) / PATCH**2
-    xx, yy = across.square().sum(1) + damping, down.square().sum(1) + damping
-    xy = (across * down).sum(1)
-    inverse = torch.stack((yy, -xy, xx), dim=1) / (xx * yy - xy * xy)[:, None]
-    return _all_patches(first, second, grid, positions), _Slopes(across, down, inverse)
+    slopes = torch.cat((across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]), dim=1)
+    gradients = _at_positions(F.pad(slopes, _padding(first, grid)), grid, positions).div_(2)
+    gradients -= gradients.mean(2, keepdim=True)
+    squares = gradients.square().sum(2).add_(DAMPING * len(positions) / PATCH**2)
+    xx, yy = squares.unbind(1)
+    xy = (gradients[:, 0] * gradients[:, 1]).sum(1)
+    inverse = torch.stack((yy, -xy, -xy, xx), dim=1) / (xx * yy - xy * xy)[:, None]
+    return _all_patches(first, second, grid, positions), _Slopes(gradients, inverse.view(len(first), 2, 2, -1))
 
 
 def _at_positions(values: Tensor, grid: tuple[int, int], positions: list[int]) -> Tensor:
-    """The values [B, 1, h, w], padded, at these positions of every patch: [B, S, N]."""
+    """The values [B, C, h, w], padded, at these positions of every patch: [B, C, S, N]. In each row that has any, they
+    are equally far apart."""
     rows, columns = grid
+    batch, channels = values.shape[:2]
     if len(positions) == PATCH**2:
-        return F.unfold(values, PATCH, stride=CELL)
-    cut = values.new_empty((len(values), len(positions), rows, columns))
-    for number, position in enumerate(positions):
-        row, column = divmod(position, PATCH)
-        cut[:, number] = values[:, 0, row::CELL, column::CELL][:, :rows, :columns]
-    return cut.flatten(2)
+        return F.unfold(values, PATCH, stride=CELL).view(batch, channels, PATCH**2, rows * columns)
+    cut = values.new_empty((batch, channels, len(positions), rows, columns))
+    windows = values.unfold(3, PATCH, CELL)  # [B, C, h, columns, PATCH]
+    start = 0
+    for row, inside in groupby(positions, lambda position: position // PATCH):
+        across = [position % PATCH for position in inside]
+        stop, step = start + len(across), across[1] - across[0]
+        there = windows[:, :, row : row + CELL * rows : CELL, :columns, across[0] :: step]
+        cut[:, :, start:stop] = there.permute(0, 1, 4, 2, 3)
+        start = stop
+    return cut.flatten(3)

@@ -2,13 +2,15 @@
 
 from ugsp_net.sparse.dispatch import BACKENDS, performed_share, run_level, why_not
 from ugsp_net.sparse.inputs import Matching, SparseInputs
-from ugsp_net.sparse.tiles import constant_output, pays, run_last_tiles, run_tiles
+from ugsp_net.sparse.tiles import ConstantOutput, DenseOutput, LastOutput, pays, run_last_tiles, run_tiles
 
 __all__ = [
     "BACKENDS",
+    "ConstantOutput",
+    "DenseOutput",
+    "LastOutput",
     "Matching",
     "SparseInputs",
-    "constant_output",
     "pays",
     "performed_share",
     "run_last_tiles",

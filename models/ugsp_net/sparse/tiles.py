@@ -8,6 +8,9 @@ and the product of a thousand gathered positions runs at the dense convolution's
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -79,11 +82,10 @@ class ActivePositions:
         self.around = self._around(self.active, compact)
         """[A, 9]: rows of a compact buffer."""
 
-    def output(self) -> tuple[Tensor, Tensor]:
-        """What reads the level's output: ``needed``, filled up as ``active`` is, [M]; and around it rows of a compact
-        buffer with a row of the bias after that of zeros, [M, 9]."""
-        reached = filled_up(self.needed, ROUND)
-        return reached, self._around(reached, self._numbers(self.active, self.zero + 1, self.zero))
+    def read_by(self) -> Tensor:
+        """What reads the level's output around each of ``needed``, [U, 9] int32: rows of a compact buffer with a row of
+        the bias after that of zeros."""
+        return self._around(self.needed, self._numbers(self.active, self.zero + 1, self.zero))
 
     def _numbers(self, positions: Tensor, others: int, outside: int) -> Tensor:
         """The level with a border of one position, [B * (H + 2) * (W + 2)] int32: which of ``positions`` is there, or
@@ -123,47 +125,111 @@ def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, he
 
 
 def run_last_tiles(
-    level: Level, synthesis: Synthesis, inputs: SparseInputs, mask: Tensor, height: int, width: int
-) -> Tensor:
-    """The last level from its inputs to full resolution, [B, 8, 2 * H, 2 * W] fp32: see ``run_level``, ``Synthesis``.
+    level: Level, synthesis: Synthesis, inputs: SparseInputs | DenseInputs, mask: Tensor, height: int, width: int
+) -> LastOutput:
+    """The last level from its inputs to full resolution: see ``run_level``, ``Synthesis``. Not differentiable.
 
     mask: [B, 1, rows, columns] over the level's height x width positions. What no active position is near costs neither
-    warping nor convolutions: there the output is the bias, enlarged. Not differentiable.
+    warping nor convolutions: there the output is the bias, enlarged.
     """
     positions = ActivePositions(mask, height, width)
-    out = constant_output(level, synthesis, mask.shape[0], height, width)
+    constant = ConstantOutput(level, synthesis, mask.shape[0], height, width)
     if not positions.count:
-        return out
+        return constant
     table = synthesis.activation(_run_layers(level, inputs.rows(positions.needed), positions))
-    reached, around = positions.output()
-    kernel, bias = synthesis.enlarge.as_3x3(table.dtype)
-    # Two pixels of a row are written at once.
-    pairs = out.view(torch.int64).flatten()
-    row, column = reached // width, reached % width
-    first = row // height * (synthesis.OUTPUTS * 2 * height * width) + row % height * (2 * width) + column
-    planes = torch.arange(synthesis.OUTPUTS, device=out.device)[:, None] * (2 * height * width)
-    within = (planes + torch.tensor([0, width], device=out.device)).flatten()  # [16]
-    for start in range(0, len(reached), BATCH):
-        some = slice(start, start + BATCH)
-        made = _product(_gathered(table, around[some]), kernel).float().add_(bias)  # [n, 32]
-        pairs.scatter_(0, (first[some, None] + within).flatten(), made.view(torch.int64).flatten())
-    return out
+    return _SparseOutput(constant, positions, table, synthesis)
 
 
-def constant_output(level: Level, synthesis: Synthesis, pictures: int, height: int, width: int) -> Tensor:
-    """What the last level's bias alone is enlarged to, [pictures, 8, 2 * height, 2 * width] fp32: it repeats every two
-    pixels, but for the border of one pixel, where the enlargement reaches outside."""
-    bias = level.bias().to(synthesis.enlarge.weight.dtype)
-    small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))  # [1, 8, 8, 8]
+class LastOutput(Protocol):
+    """What the last level puts out at full resolution, made where it is read."""
 
-    def numbers(length: int) -> Tensor:
-        chosen = torch.arange(2 * length, device=bias.device) % 2 + 2
-        chosen[0], chosen[-1] = 0, 7
-        return chosen
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """A rectangle of it with even sides and an even corner, [B, 8, rows, columns] fp32."""
 
-    # Columns of a small map first: whole rows are then copied, in a quarter of the time that single values took.
-    row = small.index_select(3, numbers(width)).expand(pictures, -1, -1, -1)
-    return row.index_select(2, numbers(height))
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """An output that is there already."""
+
+    whole: Tensor
+    """[B, 8, H, W] fp32."""
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """As ``LastOutput.part``; a view."""
+        return self.whole[:, :, rows, columns]
+
+
+class ConstantOutput:
+    """What the last level's bias alone is enlarged to: it repeats every two pixels, but for the border of one pixel,
+    where the enlargement reaches outside."""
+
+    def __init__(self, level: Level, synthesis: Synthesis, pictures: int, height: int, width: int) -> None:
+        """Of a level of height x width positions."""
+        bias = level.bias().to(synthesis.enlarge.weight.dtype)
+        small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))[0]  # [8, 8, 8]
+        columns = torch.arange(2 * width, device=bias.device) % 2 + 2
+        columns[0], columns[-1] = 0, 7
+        self._bands = small.index_select(2, columns)
+        """[8, 8, 2 * width]: rows that differ are the first, two that repeat, and the last."""
+        self.pictures, self.height, self.width = pictures, height, width
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """As ``LastOutput.part``."""
+        bands = self._bands[:, :, columns]
+        outputs, _, width = bands.shape
+        length = rows.stop - rows.start
+        part = bands.new_empty((self.pictures, outputs, length // 2, 2, width))
+        part.copy_(bands[:, None, 2:4])
+        out = part.view(self.pictures, outputs, length, width)
+        if rows.start == 0:
+            out[:, :, 0] = bands[:, 0]
+        if rows.stop == 2 * self.height:
+            out[:, :, -1] = bands[:, -1]
+        return out
+
+
+class _SparseOutput:
+    """What the last level puts out where a few of its positions are active."""
+
+    def __init__(
+        self, constant: ConstantOutput, positions: ActivePositions, table: Tensor, synthesis: Synthesis
+    ) -> None:
+        """table: what ``_run_layers`` returns, activated."""
+        self._constant = constant
+        self._table = table
+        self._kernel, self._bias = synthesis.enlarge.as_3x3(table.dtype)
+        self._around = positions.read_by()
+        row = positions.needed // constant.width
+        self._column = positions.needed - row * constant.width
+        self._row = row % constant.height
+        # Where each row of each picture begins among what is needed, and where the last one ends.
+        rows = torch.arange(constant.pictures * constant.height + 1, device=row.device)
+        self._starts = torch.searchsorted(positions.needed, rows * constant.width).tolist()
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """As ``LastOutput.part``."""
+        out = self._constant.part(rows, columns)
+        pictures, outputs, length, width = out.shape
+        pairs = out.view(torch.int64)  # two pixels of a row are written at once
+        planes = torch.arange(outputs, device=out.device)[:, None] * (length * width // 2)
+        within = (planes + torch.tensor([0, width // 2], device=out.device)).flatten()  # [16]
+        first_row, first_column = rows.start // 2, columns.start // 2
+        for picture in range(pictures):
+            above = picture * self._constant.height
+            start, stop = (self._starts[above + edge // 2] for edge in (rows.start, rows.stop))
+            for batch in range(start, stop, BATCH):
+                some = torch.arange(batch, min(batch + BATCH, stop), device=out.device)
+                column = self._column[some] - first_column
+                some, column = (values[(column >= 0) & (column < width // 2)] for values in (some, column))
+                if not len(some):
+                    continue
+                around = self._around[filled_up(some, ROUND)]
+                made = _product(_gathered(self._table, around), self._kernel)[: len(some)].float().add_(self._bias)
+                place = (self._row[some] - first_row) * width + column
+                pairs[picture].view(-1).scatter_(
+                    0, (place[:, None] + within).flatten(), made.view(torch.int64).flatten()
+                )
+        return out
 
 
 def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tensor:
