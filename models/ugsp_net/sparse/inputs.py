@@ -53,19 +53,24 @@ class SparseInputs:
         of zeros."""
         height, width = self.flow.shape[-2:]
         flows = self.flow.transpose(0, 1).flatten(1)  # [4, B * H * W]: single values are read in a tenth of the time
-        places = picture, y, x = _places(positions, height, width)
         flow = flows.index_select(1, positions)  # [4, U]
-        left = _warped(self.left, flow[:2], places)
+        picture, here = _places(positions, height, width)
         # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
-        above = _bilinear(self.above, picture, x / 2 - 0.25, y / 2 - 0.25)
+        above = _Bilinear(picture, here / 2 - 0.25, (height // 2, width // 2)).read(self.above)
         if self.matching is None:
-            parts = [left, _warped(self.right, flow[2:], places), above]
+            left, right = (
+                _Bilinear(picture, here + way, (height, width)).read(source)
+                for way, source in zip(flow.split(2), (self.left, self.right), strict=True)
+            )
+            parts = [left, right, above]
         else:
+            left = _Bilinear(picture, here + flow[:2], (height, width)).read(self.left)
             squares = _Squares(positions, self.flow, self.matching.radius)
-            flow_around = flows[2:].index_select(1, squares.around)
-            around = _warped(self.right, flow_around, _places(squares.around, height, width))
-            matched = squares.match(left, around, self.matching, self.dtype)
-            parts = [left, around.index_select(0, squares.here), above, matched]
+            pictures, places = _places(squares.around, height, width)
+            around = _Bilinear(pictures, places.add_(flows[2:].index_select(1, squares.around)), (height, width))
+            right = around.read(self.right)
+            matched = squares.match(left, right, self.matching, self.dtype)
+            parts = [left, right.index_select(0, squares.here), above, matched]
         parts.append(flow.clamp(-self.bound, self.bound).T)
         if self.t is not None:
             parts.append(self.t[picture, None])
@@ -102,7 +107,9 @@ class _Squares:
         batch, _, height, width = flow.shape
         rows, columns = -(-height // TILE), -(-width // TILE)
         size = batch * height * width
-        picture, y, x = _places(positions, height, width)
+        row = positions // width
+        picture = row // height
+        y, x = row - picture * height, positions - row * width
         square = (picture * rows + y // TILE) * columns + x // TILE  # [U]
         chosen, number = distinct(square, batch * rows * columns)
         chosen = filled_up(chosen, ROUND)  # [N]
@@ -156,37 +163,35 @@ def _gathered(rows: Tensor, numbers: Tensor) -> Tensor:
     return table.index_select(0, numbers.flatten()).view(*numbers.shape, -1)
 
 
-def _rows(values: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B * H * W, C] fp32."""
-    return values.permute(0, 2, 3, 1).reshape(-1, values.shape[1]).float()
-
-
-def _places(positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Picture, row and column of flat positions."""
+def _places(positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Flat positions [U] -> picture [U], and where in it [2, U] fp32 (x, y)."""
     row = positions // width
     picture = row // height
-    return picture, row - picture * height, positions - row * width
+    place = positions.new_empty((2, len(positions)), dtype=torch.float32)
+    torch.sub(positions, row * width, out=place[0])
+    torch.sub(row, picture * height, out=place[1])
+    return picture, place
 
 
-def _warped(source: Tensor, flow: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """``backward_warp`` at U places; source: [B, C, H, W]; flow: [2, U] there. Returns [U, C] fp32."""
-    picture, y, x = places
-    return _bilinear(source, picture, x + flow[0], y + flow[1])
+class _Bilinear:
+    """Reading between the positions of maps of one size, border values repeated, as ``backward_warp`` does: the four
+    neighbours of a place are summed with their weights by an embedding bag, in one pass and without copies of them."""
 
+    def __init__(self, picture: Tensor, place: Tensor, size: tuple[int, int]) -> None:
+        """picture: [U]; place: [2, U] (x, y), overwritten; size: rows and columns."""
+        height, width = size
+        most = place.new_tensor((width - 1, height - 1))[:, None]
+        corner = torch.minimum(place.clamp_(min=0), most, out=place).floor()
+        beyond = place.sub_(corner)
+        x, y = corner.long()
+        step_x, step_y = (corner < most).long()
+        first = torch.add(x, torch.add(y, picture, alpha=height), alpha=width)
+        self._places = torch.stack((first, first + step_x), dim=1).repeat(1, 2)
+        self._places[:, 2:] += width * step_y[:, None]
+        across, down = torch.stack((1 - beyond, beyond)).unbind(1)  # [2, U] each: near, far
+        self._weights = (down[:, None] * across).flatten(0, 1).T.contiguous()  # [U, 4]
 
-def _bilinear(source: Tensor, picture: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Read source [B, C, H, W] at [U] places, border values repeated; [U, C] fp32. As ``backward_warp``.
-
-    The four neighbours are summed with their weights by an embedding bag, in one pass and without copies of them.
-    """
-    height, width = source.shape[-2:]
-    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    x0, y0 = x.floor(), y.floor()
-    right, down = x - x0, y - y0
-    across = (x0 < width - 1).long()
-    below = (y0 < height - 1).long() * width
-    corner = (picture * height + y0.long()) * width + x0.long()
-    places = torch.stack((corner, corner + across, corner + below, corner + below + across), dim=1)
-    left, up = 1 - right, 1 - down
-    weights = torch.stack((left * up, right * up, left * down, right * down), dim=1)
-    return F.embedding_bag(places, _rows(source), per_sample_weights=weights, mode="sum")
+    def read(self, source: Tensor) -> Tensor:
+        """[B, C, H, W] -> [U, C], of its type; in bf16 the weights are rounded to it too."""
+        rows = source.permute(0, 2, 3, 1).reshape(-1, source.shape[1])
+        return F.embedding_bag(self._places, rows, per_sample_weights=self._weights.to(rows.dtype), mode="sum")

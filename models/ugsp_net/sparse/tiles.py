@@ -106,11 +106,10 @@ class ActivePositions:
 
     def _around(self, positions: Tensor, numbers: Tensor) -> Tensor:
         """What is around positions [N], row by row, in the numbers from ``_numbers``: [N, 9] int32."""
-        places, step = self._bordered(positions), self._shape[-1] + 2
-        around = numbers.new_empty(len(places), 9)
-        for index, offset in enumerate(down * step + across for down in (-1, 0, 1) for across in (-1, 0, 1)):
-            torch.index_select(numbers, 0, places + offset, out=around[:, index])
-        return around
+        step = self._shape[-1] + 2
+        offsets = [down * step + across for down in (-1, 0, 1) for across in (-1, 0, 1)]
+        places = self._bordered(positions)[:, None] + torch.tensor(offsets, device=positions.device)
+        return numbers.index_select(0, places.flatten()).view(-1, 9)
 
 
 def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, height: int, width: int) -> Tensor:
