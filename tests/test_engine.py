@@ -232,6 +232,56 @@ def test_where_nothing_is_kept_only_the_search_is_spent(weights: str, monkeypatc
         assert abs(plane.astype(int) - other).max() <= 1
 
 
+def passing(index: int, width: int = 384, height: int = 256) -> Frame:
+    """A disc that moves by six pixels a frame in the left part of a still picture."""
+    y, x = np.mgrid[0:height, 0:width]
+    ground, thing = (255 * texture(height, width, seed)[0, 0].numpy() for seed in (0, 1))
+    disc = (x - 40 - 6 * index) ** 2 + (y - 100) ** 2 < 24**2
+    luma = np.where(disc, thing, ground).astype(np.uint8)
+    chroma = np.full((height // 2, width // 2), 128, np.uint8)
+    return Frame(index, Fraction(index, 24), (luma, chroma, chroma), LAYOUT, COLOUR, 0.0, False)
+
+
+def test_where_a_part_moves_the_network_sees_that_part(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [passing(index) for index in range(12)]
+    requests = [Request(*frames[index : index + 2], 0.5) for index in (0, 1, 10)]
+    sizes: list[tuple[int, int]] = []
+    encode = UGSP.encode
+
+    def seen(net: UGSP, frame: torch.Tensor) -> Encoding:
+        sizes.append((frame.shape[-1], frame.shape[-2]))
+        return encode(net, frame)
+
+    monkeypatch.setattr(UGSP, "encode", seen)
+    parts = Interpolator(EngineOptions(weights, batch_size=1)).interpolate(requests, masks=True)
+    # The disc and 64 pixels around it, in steps of 64; what serves both pairs of a frame is encoded once.
+    assert sizes == [(192, 192)] * 3 + [(256, 192)] * 2
+    monkeypatch.setattr(engine_module, "unsettled", lambda agree, side: None)
+    whole = Interpolator(EngineOptions(weights)).interpolate(requests, masks=True)
+    assert sizes[5:] == [(384, 256)] * 5
+    cost = network_cost(SMALL, 384, 256)
+    for one, other, count in zip(parts, whole, (2, 1, 2), strict=True):
+        for plane, expected in zip(one.planes, other.planes, strict=True):
+            assert abs(plane.astype(int) - expected).max() <= 1
+        assert one.active == pytest.approx(other.active, abs=0.01)
+        assert one.masks is not None
+        assert one.masks.shape == (3, 256, 384)
+        assert one.dense_macs == other.dense_macs == cost.dense + count * cost.encode + cost.match
+        assert one.performed_macs < other.performed_macs - count * cost.encode / 4
+
+
+def test_a_frame_is_encoded_anew_where_its_next_pair_moves_elsewhere(weights: str) -> None:
+    first, second, later = passing(0), passing(1), passing(11)
+    engine = Interpolator(EngineOptions(weights, keep="auto", batch_size=1))
+    engine.interpolate([Request(first, second, 0.5)])
+    made = engine.interpolate([Request(second, later, t) for t in (0.25, 0.75)])
+    both = network_cost(SMALL, 256, 192)
+    assert made[0].performed_macs - made[1].performed_macs >= 2 * both.encode
+    (alone,) = Interpolator(EngineOptions(weights)).interpolate([Request(second, later, 0.75)])
+    for plane, expected in zip(made[1].planes, alone.planes, strict=True):
+        assert np.array_equal(plane, expected)
+
+
 def test_the_reference_backend_owns_up_to_computing_everything(weights: str) -> None:
     (made,) = Interpolator(EngineOptions(weights, backend="reference", keep=0.2)).interpolate(
         [Request(frame(0), frame(1), 0.5)]

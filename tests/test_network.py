@@ -26,6 +26,7 @@ from ugsp_net.masks import (
     still_blocks,
     still_pixels,
     to_grid,
+    unsettled,
 )
 from ugsp_net.network import UGSP, Encoding, Found, LevelState
 from ugsp_net.search import inverse_search
@@ -118,9 +119,23 @@ def test_blocks_agree_within_the_noise() -> None:
     frame = torch.full((1, 3, 32, 64), 0.5)
     other = frame.clone()
     other[:, 1, 3, 5] += 9 / 255  # one pixel, in one colour
-    other[:, :, 16:, 16:32] += 1.5 / 255  # a little everywhere
+    other[:, :, :16, 16:32] += 2.2 / 255  # a code value everywhere
+    other[:, :, 16:, 16:32] += 2.8 / 255  # a little more
     other[:, 2, 20, 50] -= 7 / 255
     assert agreement(change(frame, other), 16)[0, 0].tolist() == [[False, True, True, True], [True, False, True, True]]
+
+
+def test_outside_what_is_unsettled_all_is_still_whatever_the_flow() -> None:
+    assert unsettled(torch.ones(1, 1, 9, 16, dtype=torch.bool), 16) is None
+    for rows, columns, box in (((12,), (7,), (128, 272, 48, 192)), ((0, 3), (30, 25), (0, 128, 336, 512))):
+        agree = torch.ones(2, 1, 18, 32, dtype=torch.bool)
+        for picture, (row, column) in enumerate(zip(rows, columns, strict=True)):
+            agree[picture, 0, row, column] = False
+        found = unsettled(agree, 16)
+        assert found is not None
+        assert (found[0].start, found[0].stop, found[1].start, found[1].stop) == box
+        moving = enlarge((~still_blocks(agree, torch.full((2, 4, 18, 32), 99.0), 16)).float(), 16)
+        assert moving.sum() == moving[:, :, found[0], found[1]].sum() > 0
 
 
 def still_among(frames: Sequence[Tensor]) -> Tensor:

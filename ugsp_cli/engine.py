@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import chain, takewhile
 
 import numpy as np
@@ -21,15 +21,16 @@ from ugsp_cli.crew import Crew, Result
 from ugsp_cli.decode import Frame
 from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.portions import Portions
-from ugsp_cli.windows import see, see_in_windows
+from ugsp_cli.windows import Window, see_in_windows, see_part
 from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
-from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, still_pixels
+from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, still_pixels, unsettled
 from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.paths import carry, is_cut, trace
 from ugsp_net.precision import has_fast_bf16
+from ugsp_net.search import POINT
 from ugsp_net.sparse import BACKENDS, why_not
 from ugsp_net.warp import blend_enlarged
 
@@ -39,6 +40,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 MOST_WORKERS = 4
 """Frames that a processor makes at once, if it has so many cores; each takes memory of its own."""
+
+STEP = 64
+"""Pixels: sides of the part of the picture that the network sees are multiples of it."""
 
 LONGEST_GAP = 2.5
 """A frame before or after a pair tells how it moves if it is at most so many times as far away as the pair's frames are
@@ -112,8 +116,21 @@ class _Source:
     """The same at full size; None until it is needed."""
     encoding: Encoding | None = None
     """None until it is needed; where no level is; and where the network sees windows, which encode by themselves."""
+    encoded: Window | None = None
+    """The part of it that is encoded."""
     owed: bool = True
     """Whether its encoding is still to be charged to the dense network."""
+
+    def encoding_of(self, window: Window) -> Encoding:
+        """Of a window that ``encoded`` covers."""
+        assert self.encoding is not None
+        assert self.encoded is not None
+        (top, _), (left, _) = self.encoded.rows, self.encoded.columns
+        rows, columns = (
+            slice(window.rows[0] - top, window.rows[1] - top),
+            slice(window.columns[0] - left, window.columns[1] - left),
+        )
+        return self.encoding.part(rows, columns)
 
 
 @dataclass
@@ -124,6 +141,8 @@ class _Pair:
     """Whether nothing moves between them."""
     changed: Tensor
     """From ``change``, at the size that the network sees."""
+    seen: Window
+    """What the network sees of the two: outside nothing moves, and they are blended."""
     flow: Tensor | None = None
     """From ``UGSP.match``; None until it is needed, and in a network without a search."""
     owed: bool = True
@@ -138,6 +157,8 @@ class _Ready:
     pair: tuple[_Source, _Source]
     changed: Tensor
     """From ``change``."""
+    seen: Window
+    """As in ``_Pair``; one for all that are made in one launch."""
     due: int
     """MACs that the dense network owes beside the frame itself."""
     spent: int
@@ -167,6 +188,10 @@ class Interpolator:
         self._device = device
         self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
         self._gate = _gate(options)
+        # With a share to keep, blocks of the whole picture are ranked; a refinement is made everywhere.
+        self._prunes_all = (
+            self._gate is not None and options.keep in ("auto", 0, "0") and weights.net.refinement is None
+        )
         self._crew = Crew(MOST_WORKERS) if device.type == "cpu" else None
         batch = None if options.batch_size == "auto" else int(options.batch_size)
         scale = None if options.flow_scale == "auto" else float(options.flow_scale)
@@ -263,26 +288,37 @@ class Interpolator:
         """Encode, search and trace what frames are made of, as far as that is still to be done."""
         whole = len(self._portions.windows(*requests[0].left.planes[0].shape)) == 1
         encoded = whole and self._net.needs_levels(self._gate)
-        encode: dict[int, _Source] = {}
+        encode: dict[int, tuple[_Source, Window]] = {}
         search: dict[tuple[int, int], Callable[[], None]] = {}
         ready = []
         for request in requests:
             neighbours = self._neighbours(request)
             pair = self._source(request.left), self._source(request.right)
+            known = self._pair(request.left, request.right)
             cost, spent = self._sized_cost(pair[0]), 0
-            for frame, source in zip((request.left, request.right), pair, strict=True):
-                if encoded and source.encoding is None and frame.index not in encode:
-                    encode[frame.index] = source
-                    spent += cost.encode
             for left, right in neighbours if self._net.config.search else ():
-                key, known = (left.index, right.index), self._pair(left, right)
-                if known.flow is None and key not in search:
-                    search[key] = partial(self._search, known, self._source(left, False), self._source(right, False))
+                key, other = (left.index, right.index), self._pair(left, right)
+                if other.flow is None and key not in search:
+                    search[key] = partial(self._search, other, self._source(left, False), self._source(right, False))
                     spent += cost.match
-            changed = self._pair(request.left, request.right).changed
-            ready.append(_Ready(request, pair, changed, self._due(request, neighbours), spent))
+            ready.append(_Ready(request, pair, known.changed, known.seen, self._due(request, neighbours), spent))
+        if self._crew is None:
+            together = reduce(Window.joined, (one.seen for one in ready))
+            for one in ready:
+                one.seen = together
+        for one in ready if encoded else ():
+            for frame, source in zip((one.request.left, one.request.right), one.pair, strict=True):
+                if source.encoded is None or not source.encoded.covers(one.seen):
+                    before = encode[frame.index][1] if frame.index in encode else source.encoded
+                    window = one.seen if before is None else before.joined(one.seen)
+                    encode[frame.index] = source, window
         jobs: list[Callable[[], None]] = [*search.values()]  # first, since they take longest
-        jobs += [partial(self._encode, source) for source in encode.values()]
+        jobs += [partial(self._encode, *job) for job in encode.values()]
+        for one in ready:
+            for frame in (one.request.left, one.request.right):
+                if frame.index in encode:
+                    _, window = encode.pop(frame.index)
+                    one.spent += self._window_cost(window).encode
         if len(requests) > 1:
             self.each(jobs)
         else:  # perhaps for want of memory
@@ -294,8 +330,8 @@ class Interpolator:
         return ready
 
     @torch.inference_mode()
-    def _encode(self, source: _Source) -> None:
-        source.encoding = self._net.encode(source.small)
+    def _encode(self, source: _Source, window: Window) -> None:
+        source.encoding, source.encoded = self._net.encode(window.seen(source.small)), window
 
     @torch.inference_mode()
     def _search(self, pair: _Pair, left: _Source, right: _Source) -> None:
@@ -314,13 +350,20 @@ class Interpolator:
         t = torch.tensor([one.request.t for one in ready], device=self._device, dtype=torch.float32)
         backend = "reference" if self._gate is None else self.backend
         factor = self._portions.factor(height, width)
-        found = carry(_joined([one.paths for one in ready]), t) if net.config.search else None
         if len(windows) == 1:
+            window = ready[0].seen
+            found = None
+            if net.config.search:
+                found = carry(_joined([window.seen(one.paths, POINT) for one in ready if one.paths is not None]), t)
             encodings = None
             if net.needs_levels(self._gate):
-                encodings = _stack([pair[0].encoding for pair in pairs]), _stack([pair[1].encoding for pair in pairs])
-            seen = see(net, frames, encodings, found, t, self._gate, backend, changed, factor > 1)
+                encodings = (
+                    _stack([pair[0].encoding_of(window) for pair in pairs]),
+                    _stack([pair[1].encoding_of(window) for pair in pairs]),
+                )
+            seen = see_part(net, window, frames, encodings, found, t, self._gate, backend, changed, factor > 1)
         else:
+            found = carry(_joined([one.paths for one in ready]), t) if net.config.search else None
             seen = see_in_windows(net, frames, found, t, self._gate, backend, changed, windows, factor > 1)
         active = torch.ones(len(ready), len(PRUNED))
         if seen.masks:
@@ -374,6 +417,10 @@ class Interpolator:
         self._sources.move_to_end(frame.index)
         return source
 
+    def _window_cost(self, window: Window) -> Cost:
+        rows, columns = (stop - start for start, stop in (window.rows, window.columns))
+        return network_cost(self._net.config, columns, rows)
+
     def _sized_cost(self, source: _Source) -> Cost:
         if self._cost is None:
             self._cost = network_cost(self._net.config, source.small.shape[-1], source.small.shape[-2])
@@ -385,9 +432,23 @@ class Interpolator:
         if key not in self._pairs:
             side = self._net.config.grid_stride(PRUNED[0])
             changed = change(*self._small(left, right))
-            self._pairs[key] = _Pair(bool(agreement(changed, side).all()), changed)
+            agree = agreement(changed, side)
+            self._pairs[key] = _Pair(bool(agree.all()), changed, self._seen(agree, side))
         self._pairs.move_to_end(key)
         return self._pairs[key]
+
+    def _seen(self, agree: Tensor, side: int) -> Window:
+        """What the network sees of two frames, from their ``agreement`` in blocks of so many pixels."""
+        whole = tuple(side * count for count in agree.shape[-2:])
+        box = unsettled(agree, side) if self._prunes_all else None
+        spans = [(0, length) for length in whole]
+        if box is not None:
+            # In steps, so that a frame's part in the pair before and in the one after it is often the same.
+            spans = [
+                (span.start // STEP * STEP, min(length, -(-span.stop // STEP) * STEP))
+                for span, length in zip(box, whole, strict=True)
+            ]
+        return Window.alone(*spans)
 
     def _small(self, left: Frame, right: Frame) -> tuple[Tensor, Tensor]:
         """Two frames as the network sees them."""

@@ -21,7 +21,7 @@ from ugsp_net.network import UGSP, Encoding
 from ugsp_net.search import STRIDE
 from ugsp_net.sparse import performed_share
 
-__all__ = ["MARGIN", "Seen", "Window", "see", "see_in_windows", "split"]
+__all__ = ["MARGIN", "Seen", "Window", "see_in_windows", "see_part", "split"]
 
 MARGIN = 256
 """Pixels around a cell that the network sees too: what its convolutions reach, and motion of so many pixels. Largest
@@ -42,6 +42,23 @@ class Window:
     cell_rows: tuple[int, int]
     """The same of the cell."""
     cell_columns: tuple[int, int]
+
+    @staticmethod
+    def alone(rows: tuple[int, int], columns: tuple[int, int]) -> Window:
+        """Without a margin."""
+        return Window(rows, columns, rows, columns)
+
+    def covers(self, other: Window) -> bool:
+        """Whether the network sees in this one all that it sees in another one."""
+        return self.joined(other) == Window.alone(self.rows, self.columns)
+
+    def joined(self, other: Window) -> Window:
+        """The smallest without a margin in which the network sees what it sees in both."""
+        rows, columns = (
+            (min(one[0], two[0]), max(one[1], two[1]))
+            for one, two in ((self.rows, other.rows), (self.columns, other.columns))
+        )
+        return Window.alone(rows, columns)
 
     @property
     def pixels(self) -> int:
@@ -149,6 +166,41 @@ def see(
         done.append(levels)
         other.append(cost.performed(share, beside) - sum(levels))
     return Seen(out.frame, motion, out.masks, done, other)
+
+
+def see_part(
+    net: UGSP,
+    window: Window,
+    frames: tuple[Tensor, Tensor],
+    encodings: tuple[Encoding, Encoding] | None,
+    found: Tensor | None,
+    t: Tensor,
+    gate: Gate | None,
+    backend: str,
+    changed: Tensor,
+    with_motion: bool,
+) -> Seen:
+    """As ``see``, where nothing moves outside a window: there the frames are blended as they are. frames, changed: of
+    the whole picture; encodings, found: of the window."""
+    inside = window.seen(frames[0]), window.seen(frames[1])
+    part = see(net, inside, encodings, found, t, gate, backend, window.seen(changed), with_motion)
+    if part.frame.shape == frames[0].shape:
+        return part
+    when = t.view(-1, 1, 1, 1)
+    frame = torch.lerp(*frames, when)
+    window.keep(part.frame, frame)
+    motion = None
+    if part.motion is not None:
+        motion = torch.zeros_like(frame[:, :1]).repeat(1, 4, 1, 1), (1 - when) * torch.ones_like(frame[:, :1])
+        for made, whole in zip(part.motion, motion, strict=True):
+            window.keep(made, whole)
+    rows, columns = frame.shape[-2:]
+    masks = []
+    for made, level in zip(part.masks, PRUNED, strict=bool(part.masks)):
+        stride = net.config.grid_stride(level)
+        masks.append(made.new_zeros(len(t), 1, rows // stride, columns // stride))
+        window.keep(made, masks[-1], stride)
+    return Seen(frame, motion, tuple(masks), part.level_macs, part.other_macs)
 
 
 def see_in_windows(

@@ -37,9 +37,11 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
-AGREE_MEAN, AGREE_MOST = 1 / 255, 8 / 255
+AGREE_MEAN, AGREE_MOST = 2.5 / 255, 8 / 255
 """Blocks of two frames agree where the largest difference of the three colours is less than this in the mean, and at no
-pixel more: what the noise of a still camera's clip leaves after coding."""
+pixel more: what the noise of a still camera's clip leaves after coding, which shifts whole blocks by a code value (1.2 of
+255 in luma, 2.1 in blue). With 1, 1.7, 2.5 and 3.5 in the mean, on three frames of each development clip, 14, 20, 26 and
+29 % of the blocks agree; PSNR is 32.24, 32.24, 32.24 and 32.25."""
 STILL_FLOW = 4.0
 """Pixels of flow at the instant below which nothing can have come and gone within a block whose frames agree."""
 AROUND = 64
@@ -90,6 +92,19 @@ def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
     blocks = -(-AROUND // side)
     around = F.max_pool2d((~agree).float(), 2 * blocks + 1, 1, blocks) == 0
     return agree & (slow | around)
+
+
+def unsettled(agree: Tensor, side: int) -> tuple[slice, slice] | None:
+    """Rows and columns, in pixels, of the rectangle outside which ``still_blocks`` finds nothing that moves, whatever
+    the flow is; None where all is still. agree, side: as there."""
+    box = bounds((~agree).float())
+    if box is None:
+        return None
+    rows, columns = (
+        slice(side * max(0, span.start - -(-AROUND // side)), side * min(count, span.stop + -(-AROUND // side)))
+        for span, count in zip(box, agree.shape[-2:], strict=True)
+    )
+    return rows, columns
 
 
 def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:

@@ -76,6 +76,19 @@ class Encoding:
 
         return tuple(part(index) for index in range(count))
 
+    def part(self, rows: slice, columns: slice) -> Encoding:
+        """Of a rectangle, in pixels, multiples of the last stride; views."""
+
+        def cut(features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(
+                of_all[
+                    :, :, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride
+                ]
+                for stride, of_all in zip(STRIDES, features, strict=False)
+            )
+
+        return Encoding(cut(self.features), cut(self.context))
+
     @staticmethod
     def join(encodings: Sequence[Encoding]) -> Encoding:
         """One batch of several encodings of one network."""
