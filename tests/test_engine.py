@@ -244,7 +244,7 @@ def passing(index: int, width: int = 384, height: int = 256) -> Frame:
 
 def test_where_a_part_moves_the_network_sees_that_part(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [passing(index) for index in range(12)]
-    requests = [Request(*frames[index : index + 2], 0.5) for index in (0, 1, 10)]
+    requests = [Request(frames[index], frames[index + 1], 0.5) for index in (0, 1, 10)]
     sizes: list[tuple[int, int]] = []
     encode = UGSP.encode
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 
 import numpy as np
 import torch
@@ -238,6 +238,7 @@ class Interpolator:
             self.batch_size = self.batch_at(width, height)
             wanted = requests[len(made) : len(made) + self.batch_size]
             try:
+                self._compare(wanted)
                 moving = list(takewhile(lambda request: not self._is_still(request), wanted))
                 made.extend(self._batch(moving, masks) if moving else [self._blended(wanted[0], masks)])
                 fitted = True
@@ -325,8 +326,7 @@ class Interpolator:
             for job in jobs:
                 job()
         if self._net.config.search:
-            for one in ready:
-                one.paths, one.cut = self._traced(one.request)
+            self._trace(ready)
         return ready
 
     @torch.inference_mode()
@@ -403,19 +403,46 @@ class Interpolator:
         of a pair need, not those before and after it."""
         source = self._sources.get(frame.index)
         if source is None or (whole and source.rgb is None):
-            rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
-            height, width = rgb.shape[-2:]
-            factor = self._portions.factor(height, width)
-            alignment = factor * self._net.config.alignment
-            right, below = -width % alignment, -height % alignment
-            if right or below:
-                rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
-            if source is None:
-                source = self._sources[frame.index] = _Source(rgb if factor == 1 else F.avg_pool2d(rgb, factor))
-            if whole or factor == 1:
-                source.rgb = rgb
+            source = self._place(frame, whole, self._converted(frame))
         self._sources.move_to_end(frame.index)
         return source
+
+    @torch.inference_mode()
+    def _converted(self, frame: Frame) -> Tensor:
+        """A frame's picture on the device, padded."""
+        rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
+        height, width = rgb.shape[-2:]
+        alignment = self._portions.factor(height, width) * self._net.config.alignment
+        right, below = -width % alignment, -height % alignment
+        return F.pad(rgb, (0, right, 0, below), mode="replicate") if right or below else rgb
+
+    def _place(self, frame: Frame, whole: bool, rgb: Tensor) -> _Source:
+        """Put a frame's picture into the cache; whole: as in ``_source``."""
+        factor = self._portions.factor(*frame.planes[0].shape)
+        source = self._sources.get(frame.index)
+        if source is None:
+            source = self._sources[frame.index] = _Source(rgb if factor == 1 else F.avg_pool2d(rgb, factor))
+        if whole or factor == 1:
+            source.rgb = rgb
+        return source
+
+    def _compare(self, requests: Sequence[Request]) -> None:
+        """Put into the cache, several at once, the frames of which others are made, and all pairs of those that tell
+        something of them."""
+        pairs: dict[tuple[int, int], tuple[Frame, Frame]] = {}
+        whole: dict[int, Frame] = {}
+        for request in requests:
+            whole |= {frame.index: frame for frame in (request.left, request.right)}
+            for left, right in pairwise((request.before, request.left, request.right, request.after)):
+                if left is not None and right is not None and (left.index, right.index) not in self._pairs:
+                    pairs[left.index, right.index] = left, right
+        frames = {frame.index: frame for pair in pairs.values() for frame in pair} | whole
+        missing = [frames[index] for index in sorted(frames) if index not in self._sources]
+        converted = self.each([partial(self._converted, frame) for frame in missing])
+        for frame, rgb in zip(missing, converted, strict=True):
+            self._place(frame, frame.index in whole, rgb)
+        compared = self.each([partial(self._compared, *self._small(*pair)) for pair in pairs.values()])
+        self._pairs.update(zip(pairs, compared, strict=True))
 
     def _window_cost(self, window: Window) -> Cost:
         rows, columns = (stop - start for start, stop in (window.rows, window.columns))
@@ -430,12 +457,16 @@ class Interpolator:
         """Two frames together, from the cache or for it."""
         key = left.index, right.index
         if key not in self._pairs:
-            side = self._net.config.grid_stride(PRUNED[0])
-            changed = change(*self._small(left, right))
-            agree = agreement(changed, side)
-            self._pairs[key] = _Pair(bool(agree.all()), changed, self._seen(agree, side))
+            self._pairs[key] = self._compared(*self._small(left, right))
         self._pairs.move_to_end(key)
         return self._pairs[key]
+
+    @torch.inference_mode()
+    def _compared(self, left: Tensor, right: Tensor) -> _Pair:
+        side = self._net.config.grid_stride(PRUNED[0])
+        changed = change(left, right)
+        agree = agreement(changed, side)
+        return _Pair(bool(agree.all()), changed, self._seen(agree, side))
 
     def _seen(self, agree: Tensor, side: int) -> Window:
         """What the network sees of two frames, from their ``agreement`` in blocks of so many pixels."""
@@ -468,29 +499,41 @@ class Interpolator:
                     pairs.append((left, right))
         return pairs
 
-    def _traced(self, request: Request) -> tuple[Tensor, bool]:
-        """The paths of a pair's points, and whether they say that there is a cut between the two, from the cache or for
-        it; its flow and its neighbours' have been searched."""
-        left, right, neighbours = request.left, request.right, self._neighbours(request)
-        key = tuple(frame.index for pair in neighbours for frame in pair)
-        if key not in self._paths:
-            gap = right.time - left.time
-            flows: list[Tensor | None] = [None, None]
-            intervals = [0.0, 0.0]
-            pair = self._pair(left, right)
-            changed = pair.changed
-            for one, other in neighbours[1:]:
-                side, known = 0 if other is left else 1, self._pair(one, other)
-                flows[side] = known.flow
-                intervals[side] = float((other.time - one.time) / gap)
-                changed = torch.maximum(changed, known.changed)
-            still = still_pixels(*self._small(left, right), changed) if len(neighbours) > 1 else None
-            assert pair.flow is not None
-            apart = torch.tensor([intervals], device=self._device)
-            paths = trace(pair.flow, flows[0], flows[1], apart, still)
-            self._paths[key] = paths, bool(is_cut(paths))
-        self._paths.move_to_end(key)
-        return self._paths[key]
+    def _trace(self, ready: Sequence[_Ready]) -> None:
+        """Give them the paths of their pairs' points, and whether these say that there is a cut, from the cache or for
+        it; the flow of the pairs and of their neighbours has been searched."""
+        jobs: dict[tuple[int, ...], Callable[[], tuple[Tensor, bool]]] = {}
+        keys = []
+        for one in ready:
+            neighbours = self._neighbours(one.request)
+            keys.append(tuple(frame.index for pair in neighbours for frame in pair))
+            if keys[-1] not in self._paths:
+                jobs[keys[-1]] = partial(self._traced, one.request, [(*pair, self._pair(*pair)) for pair in neighbours])
+        self._paths.update(zip(jobs, self.each(list(jobs.values())), strict=True))
+        for one, key in zip(ready, keys, strict=True):
+            self._paths.move_to_end(key)
+            one.paths, one.cut = self._paths[key]
+
+    @torch.inference_mode()
+    def _traced(self, request: Request, pairs: Sequence[tuple[Frame, Frame, _Pair]]) -> tuple[Tensor, bool]:
+        """The paths of a pair's points, and whether they say that there is a cut between the two. pairs: the pair, and
+        its neighbours."""
+        gap = request.right.time - request.left.time
+        flows: list[Tensor | None] = [None, None]
+        intervals = [0.0, 0.0]
+        known = pairs[0][2]
+        changed = known.changed
+        for one, other, neighbour in pairs[1:]:
+            side = 0 if other is request.left else 1
+            flows[side] = neighbour.flow
+            intervals[side] = float((other.time - one.time) / gap)
+            changed = torch.maximum(changed, neighbour.changed)
+        frames = self._sources[request.left.index].small, self._sources[request.right.index].small
+        still = still_pixels(*frames, changed) if len(pairs) > 1 else None
+        assert known.flow is not None
+        apart = torch.tensor([intervals], device=self._device)
+        paths = trace(known.flow, flows[0], flows[1], apart, still)
+        return paths, bool(is_cut(paths))
 
     def _due(self, request: Request, neighbours: Sequence[tuple[Frame, Frame]]) -> int:
         """What the dense network would spend on a pair besides the frames that are made, when it meets it first."""

@@ -39,9 +39,9 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
 
 AGREE_MEAN, AGREE_MOST = 2.5 / 255, 8 / 255
 """Blocks of two frames agree where the largest difference of the three colours is less than this in the mean, and at no
-pixel more: what the noise of a still camera's clip leaves after coding, which shifts whole blocks by a code value (1.2 of
-255 in luma, 2.1 in blue). With 1, 1.7, 2.5 and 3.5 in the mean, on three frames of each development clip, 14, 20, 26 and
-29 % of the blocks agree; PSNR is 32.24, 32.24, 32.24 and 32.25."""
+pixel more: what the noise of a still camera's clip leaves after coding, which shifts whole blocks by a code value (1.2
+of 255 in luma, 2.1 in blue). With 1, 1.7, 2.5 and 3.5 in the mean, on three frames of each development clip, 14, 20, 26
+and 29 % of the blocks agree; PSNR is 32.24, 32.24, 32.24 and 32.25."""
 STILL_FLOW = 4.0
 """Pixels of flow at the instant below which nothing can have come and gone within a block whose frames agree."""
 AROUND = 64
