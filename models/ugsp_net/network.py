@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
@@ -444,13 +445,14 @@ class UGSP(nn.Module):
         in ``interpolate``.
         """
         height, width = frame0.shape[-2:]
+        motion = motion or self.refinement is not None
         if moving is None or bool(moving.all()):
             everything = out.part(slice(0, height), slice(0, width))
-            return self._rendered(frame0, frame1, flow, everything, t, found, (0, 0))
+            return self._rendered(frame0, frame1, flow, everything, t, found, (0, 0), motion)
         # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
         when = t.view(-1, 1, 1, 1)
         pictures = [torch.lerp(frame0, frame1, when)]
-        if motion or self.refinement is not None:
+        if motion:
             one = torch.ones_like(frame0[:, :1])
             pictures += [torch.zeros_like(one).repeat(1, 4, 1, 1), (1 - when) * one, frame0.clone(), frame1.clone()]
         box = bounds(moving)
@@ -458,10 +460,11 @@ class UGSP(nn.Module):
             side = block_side(moving, height, width)
             rows, columns = (slice(side * span.start, side * span.stop) for span in box)
             inside = enlarge(moving[:, :, box[0], box[1]], side)
-            made = self._rendered(frame0, frame1, flow, out.part(rows, columns), t, found, (rows.start, columns.start))
-            for picture, part in zip(pictures, (*made[:3], *made[3]), strict=False):
-                picture[:, :, rows, columns].lerp_(part, inside)  # of 0 and 1: half the time of torch.where
-        if len(pictures) == 1:
+            corner, part = (rows.start, columns.start), out.part(rows, columns)
+            made = self._rendered(frame0, frame1, flow, part, t, found, corner, motion)
+            for picture, inner in zip(pictures, (*made[:3], *made[3]), strict=False):
+                picture[:, :, rows, columns].lerp_(inner, inside)  # of 0 and 1: half the time of torch.where
+        if not motion:
             nothing = flow[:, :, :0]
             return pictures[0], nothing, nothing[:, :1], (frame0, frame1)
         frame, whole, blend, *warped = pictures
@@ -476,26 +479,32 @@ class UGSP(nn.Module):
         t: Tensor,
         found: Found | None,
         corner: tuple[int, int],
+        motion: bool,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What ``_render`` makes of a rectangle in which everything may move. out: there; corner: its first row and
-        column, even."""
+        column, even. Without motion, flow and blend are as before what stands still is put in."""
         when, size = t.view(-1, 1, 1, 1), out.shape[-2:]
         flow = _enlarged_part(flow, corner, size, 2).addcmul_(out[:, :4], self.pace(t))
-        likelier, still = torch.log((1 - when) / when), None
+        likelier = torch.log((1 - when) / when)
         if found is None:
             logit = out[:, 4:5] + likelier
         else:
             logit = _enlarged_part(found.prior, corner, size).add_(out[:, 4:5]).add_(likelier)
-            if bool(found.still[:, :, max(0, corner[0] // 2 - 1) : (corner[0] + size[0]) // 2 + 1].any()):
-                still = _enlarged_part(found.still, corner, size)
         blend = logit.sigmoid_()
         warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
         frame = torch.lerp(warped1, warped0, blend).add_(out[:, 5:])
-        if still is not None:
-            rows, columns = (slice(start, start + length) for start, length in zip(corner, size, strict=True))
-            here0, here1 = frame0[:, :, rows, columns], frame1[:, :, rows, columns]
-            frame = torch.lerp(frame, torch.lerp(here0, here1, when), still)
-            flow, blend = flow * (1 - still), torch.lerp(blend, (1 - when).expand_as(blend), still)
+        box = None if found is None else _reached_box(found.still, corner, size)
+        if found is not None and box is not None:
+            # Captions and signs are small: only around them is the picture gone through once more.
+            rows, columns = box
+            there = tuple(slice(start + span.start, start + span.stop) for start, span in zip(corner, box, strict=True))
+            still = _enlarged_part(found.still, (there[0].start, there[1].start), [s.stop - s.start for s in box])
+            here0, here1 = frame0[:, :, there[0], there[1]], frame1[:, :, there[0], there[1]]
+            made = frame[:, :, rows, columns]
+            frame[:, :, rows, columns] = torch.lerp(made, torch.lerp(here0, here1, when), still)
+            if motion:
+                still = F.pad(still, (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop))
+                flow, blend = flow * (1 - still), torch.lerp(blend, (1 - when).expand_as(blend), still)
         return frame, flow, blend, (warped0, warped1)
 
     def pace(self, t: Tensor) -> Tensor:
@@ -611,6 +620,21 @@ def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int],
         cuts.append(slice(2 * before, 2 * before + length))
     part = values[:, :, spans[0], spans[1]]
     return upsample(part if times == 1 else times * part)[:, :, cuts[0], cuts[1]]
+
+
+def _reached_box(still: Tensor, corner: tuple[int, int], size: Sequence[int]) -> tuple[slice, slice] | None:
+    """Rows and columns, within a rectangle of ``upsample(still)``, outside which it is 0; None where all is. Even."""
+    (top, left), (height, width) = (start // 2 for start in corner), (length // 2 for length in size)
+    # Enlarging reaches one position further.
+    above, before = min(top, 1), min(left, 1)
+    box = bounds(still[:, :, top - above : top + height + 1, left - before : left + width + 1])
+    if box is None:
+        return None
+    rows, columns = (
+        slice(2 * max(0, span.start - first - 1), 2 * min(most, span.stop - first + 1))
+        for span, first, most in zip(box, (above, before), (height, width), strict=True)
+    )
+    return rows, columns
 
 
 def he_initialise(root: nn.Module) -> None:

@@ -40,7 +40,7 @@ NOISE = 2.0
 further; a quarter of that at each smaller size, as noise is averaged."""
 ALL = 0.9
 """Share of the patches up to which those that look are picked out; where more do, all are tried: that takes less."""
-FEW = 2000
+FEW = 1000
 """Patches up to which several flows are tried in one call: on a processor the calls take longer than the work."""
 REACH = 2
 """At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
