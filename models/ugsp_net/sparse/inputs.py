@@ -186,8 +186,8 @@ class _Bilinear:
         x, y = corner.long()
         step_x, step_y = (corner < most).long()
         first = torch.add(x, torch.add(y, picture, alpha=height), alpha=width)
-        self._places = torch.stack((first, first + step_x), dim=1).repeat(1, 2)
-        self._places[:, 2:] += width * step_y[:, None]
+        below = torch.add(first, step_y, alpha=width)
+        self._places = torch.stack((first, first + step_x, below, below + step_x), dim=1)  # [U, 4]
         across, down = torch.stack((1 - beyond, beyond)).unbind(1)  # [2, U] each: near, far
         self._weights = (down[:, None] * across).flatten(0, 1).T.contiguous()  # [U, 4]
 
