@@ -1,6 +1,6 @@
 """Time the same frames with pruning on and off, turn by turn in one run, and print both beside what the MACs promise.
 
-    python benchmarks/speed.py [CLIP ...] [--size 1280x720] [--pairs 2] [--fps 60] [--masks FILE.jpg] [--json FILE]
+    python benchmarks/speed.py [CLIP ...] [--size 1280x720] [--pairs 8] [--fps 60] [--masks FILE.jpg] [--json FILE]
 
 A CLIP is a file or the name of one of ``scenes.py``'s scenes; without one, all scenes. Frames are read or drawn before
 the clock starts, so the seconds are the network's alone, planes in and planes out, each source frame encoded once. Of
@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="*", default=list(SCENES), help="files, or names of scenes")
     parser.add_argument("--size", default="1280x720", help="of the scenes")
-    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--fps", type=Fraction, default=Fraction(60))
     parser.add_argument("--weights")

@@ -137,10 +137,12 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     )
     # The cubic through four frames leans on the nearer two.
     weight = torch.stack(((2 - when) * weight0, (1 + when) * weight1), dim=2)
-    # Where points of two motions land together, the mean is neither: those far from it count less, then once more.
-    landed = landing.spread(told[:, :4], weight)
-    mean = landed[:, :4] / landed[:, 4:].clamp(min=LEAST**2)
-    apart = (landing.read(mean) - told[:, :4]).square_().sum(1, keepdim=True)
+    # Where points of two motions land together, the mean is neither: those far from it count less, then once more. All
+    # the way from the first frame to the second tells motions apart; its parts are as far from each other as they share.
+    way = told[:, 2:4] - told[:, :2]
+    landed = landing.spread(way, weight)
+    mean = landed[:, :2] / landed[:, 2:].clamp(min=LEAST**2)
+    apart = (landing.read(mean) - way).square_().sum(1, keepdim=True).mul_((when**2 + (1 - when) ** 2)[..., None])
     landed = landing.spread(told, weight / (1 + apart / APART))
     to0, to1 = when * guess1, (1 - when) * guess0
     guess = torch.cat((backward_warp(to0, to1), backward_warp(to1, to0)), dim=1)
