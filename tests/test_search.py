@@ -95,6 +95,24 @@ def test_what_one_direction_has_found_serves_the_other() -> None:
     torch.testing.assert_close(back, -there)  # the way that stands still does not fit
 
 
+def test_what_is_small_and_fast_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disc that is gone at the sizes at which its motion is short, before a background that stands still."""
+    ground, thing = texture(192, 320), texture(192, 320, seed=1)
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(320.0), indexing="ij")
+
+    def frame(left: float) -> Tensor:
+        inside = (x - left) ** 2 + (y - 96) ** 2 < 15**2
+        return torch.where(inside, 1 - thing.roll(round(left), -1), ground)
+
+    def found() -> Tensor:
+        flow = POINT * inverse_search(frame(140), frame(165))
+        return flow[0, 0, 96 // POINT - 2 : 96 // POINT + 2, 140 // POINT - 2 : 140 // POINT + 2]
+
+    assert (found() - 25).abs().median() < 1
+    monkeypatch.setattr(search, "LOST", torch.inf)
+    assert (found() - 25).abs().median() > 5
+
+
 def test_learning_does_not_reach_into_the_search() -> None:
     frame0, frame1 = shifted(2, 1, 64, 64)
     assert not inverse_search(frame0.requires_grad_(), frame1).requires_grad
@@ -120,5 +138,7 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     for patches, rounds, positions, first, last in sizes:
         compared += 2 * patches * (positions * (1 + first + 6 * rounds) + last)
         stepped += 2 * patches * positions * rounds
+    # Of the second size's patches those that fit worst look farther.
+    compared += 2 * 32 * 32 * 13**2
     assert read == compared
     assert search_macs(208, 112) == 6 * read + 2 * stepped

@@ -138,7 +138,7 @@ def carry(paths: Tensor, t: Tensor) -> Tensor:
     # The cubic through four frames leans on the nearer two.
     weight = torch.stack(((2 - when) * weight0, (1 + when) * weight1), dim=2)
     # Where points of two motions land together, the mean is neither: those far from it count less, then once more. All
-    # the way from the first frame to the second tells motions apart; its parts are as far from each other as they share.
+    # the way from the first frame to the second tells motions apart; its parts differ by their shares of that.
     way = told[:, 2:4] - told[:, :2]
     landed = landing.spread(way, weight)
     mean = landed[:, :2] / landed[:, 2:].clamp(min=LEAST**2)

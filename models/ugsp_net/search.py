@@ -40,6 +40,17 @@ NOISE = 2.0
 further; a quarter of that at each smaller size, as noise is averaged."""
 ALL = 0.9
 """Share of the patches up to which those that look are picked out; where more do, all are tried: that takes less."""
+LOST = 100.0
+"""Mean squared difference, of 0 to 255, from which a patch of the next to finest size is taken for lost before its last
+round, and looks farther: small things that move fast are not there at smaller sizes."""
+LOST_SHARE = 0.05
+LOST_LEAST = 32
+"""At most that share of the patches that look do, or so many where that is more: those that fit worst."""
+FAR = 6
+"""They try every flow within so many positions of theirs (24 pixels) ..."""
+FOUND = 0.35
+"""... and take the best if it leaves no more than this part of what differs: hidden patches find something like them
+everywhere."""
 FEW = 1000
 """Patches up to which several flows are tried in one call: on a processor the calls take longer than the work."""
 REACH = 2
@@ -73,7 +84,7 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
 
 
 def search_macs(width: int, height: int) -> int:
-    """Multiply-accumulates of ``inverse_search`` for pictures of that size in which everything moves.
+    """Multiply-accumulates of ``inverse_search`` for pictures of that size in which everything moves and fits badly.
 
     For each position of a patch that is compared: four to read the other frame between its pixels and two for the sums;
     two more for a step.
@@ -86,7 +97,10 @@ def search_macs(width: int, height: int) -> int:
         tried = 1 + rounds * (len(_AROUND) + 2) + ((2 * REACH + 1) ** 2 if smallest else 1)
         tried += level == 0  # there and back
         each = (6 * tried + 2 * rounds) * positions + 6 * (PATCH // _spacing(level)) ** 2
-        total += 2 * each * (-(-width // CELL)) * (-(-height // CELL))
+        patches = (-(-width // CELL)) * (-(-height // CELL))
+        total += 2 * each * patches
+        if level == 1:
+            total += 2 * 6 * (2 * FAR + 1) ** 2 * positions * min(patches, max(LOST_LEAST, int(LOST_SHARE * patches)))
         if smallest:
             return total
         width, height, level = -(-width // 2), -(-height // 2), level + 1
@@ -250,6 +264,27 @@ class _State:
         other = torch.cat(flows.chunk(2)[::-1]).flatten(1, 2)
         self.try_all(-other.gather(1, nearest.long().flatten(1)[..., None].expand(-1, -1, 2)))
 
+    def look_far(self) -> None:
+        """Try all flows within ``FAR`` positions of theirs for the patches that are lost."""
+        lost = self._cost > LOST * self._patches.template.shape[1]
+        most = min(int(lost.sum(1).max()), max(LOST_LEAST, int(LOST_SHARE * lost.shape[1])))
+        if not most:
+            return
+        chosen = self._cost.topk(most, dim=1).indices
+        places = chosen[..., None].expand(-1, -1, 2)
+        patches, lost, cost = self._patches.take(chosen), lost.gather(1, chosen), self._cost.gather(1, chosen)
+        begun = found = self._flow.gather(1, places)
+        least = FOUND * cost
+        for steps in _displacements(FAR, lost.device).split(2 * FAR + 1):
+            tried = begun[:, None] + steps[:, None]  # [B, 2 FAR + 1, K, 2]
+            costs, first = _cost(patches.residual(tried)).min(1)
+            better = lost & (costs < least)
+            tried = tried.gather(1, first[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
+            found, least = torch.where(better[..., None], tried, found), torch.where(better, costs, least)
+        moved = (found != begun).any(-1)
+        self._flow = self._flow.scatter(1, places, found)
+        self._cost = self._cost.scatter(1, chosen, torch.where(moved, least, cost))
+
     def step(self) -> None:
         """A Gauss-Newton step."""
         self.try_flows(self._flow - self._slopes.step(self._patches.residual(self._flow)))
@@ -261,9 +296,9 @@ def _cost(residual: Tensor) -> Tensor:
     return torch.addcmul(residual.square().sum(1), total, total, value=-1 / residual.shape[1]).clamp_(min=0)
 
 
-def _displacements(device: torch.device) -> Tensor:
-    """All of at most ``REACH`` positions, [(2 REACH + 1)^2, 2] (x, y) fp32."""
-    steps = torch.arange(-REACH, REACH + 1, device=device, dtype=torch.float32)
+def _displacements(reach: int, device: torch.device) -> Tensor:
+    """All of at most so many positions, [(2 reach + 1)^2, 2] (x, y) fp32."""
+    steps = torch.arange(-reach, reach + 1, device=device, dtype=torch.float32)
     return torch.cartesian_prod(steps, steps)
 
 
@@ -289,14 +324,17 @@ def _search(
     if bool((cost > fits).any()):
         state = _State(patches, slopes, best, cost, fits)
         if coarser is None:
-            everywhere = _displacements(first.device)[None, :, None]
+            everywhere = _displacements(REACH, first.device)[None, :, None]
             state.try_several(everywhere.expand(batch, -1, rows * columns, -1))
         else:
             enlarged = 2 * coarser.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             state.try_all(enlarged[..., :rows, :columns].flatten(2).transpose(1, 2))
         if level == 0:  # at smaller sizes, directions that agree early do not find out that they are wrong
             state.try_back(grid)
-        for distance in _distances(level):
+        distances = _distances(level)
+        for turn, distance in enumerate(distances):
+            if level == 1 and turn == len(distances) - 1:
+                state.look_far()
             state.try_around(grid, distance)
             state.step()
         best = state.best
