@@ -281,9 +281,10 @@ class Interpolator:
         self._forget()
         return [self._nearer(one, masks) if one.cut else next(made) for one in ready]
 
-    def each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-        """What the jobs return, in order: on a processor they are done beside each other."""
-        return [job() for job in jobs] if self._crew is None else self._crew.each(jobs)
+    def each(self, jobs: Sequence[Callable[[], Result]], several: bool = True) -> list[Result]:
+        """What the jobs return, in order: on a processor they are done beside each other. several: whether there is
+        memory for that."""
+        return self._crew.each(jobs) if self._crew is not None and several else [job() for job in jobs]
 
     def _prepared(self, requests: Sequence[Request]) -> list[_Ready]:
         """Encode, search and trace what frames are made of, as far as that is still to be done."""
@@ -320,11 +321,7 @@ class Interpolator:
                 if frame.index in encode:
                     _, window = encode.pop(frame.index)
                     one.spent += self._window_cost(window).encode
-        if len(requests) > 1:
-            self.each(jobs)
-        else:  # perhaps for want of memory
-            for job in jobs:
-                job()
+        self.each(jobs, len(requests) > 1)
         if self._net.config.search:
             self._trace(ready)
         return ready
@@ -402,29 +399,25 @@ class Interpolator:
         """A frame on the device, from the cache or for it. whole: with its picture at full size, which only the frames
         of a pair need, not those before and after it."""
         source = self._sources.get(frame.index)
-        if source is None or (whole and source.rgb is None):
-            source = self._place(frame, whole, self._converted(frame))
+        if source is None:
+            source = self._sources[frame.index] = self._converted(frame, whole)
+        elif whole and source.rgb is None:
+            source.rgb = self._converted(frame, whole).rgb
         self._sources.move_to_end(frame.index)
         return source
 
     @torch.inference_mode()
-    def _converted(self, frame: Frame) -> Tensor:
-        """A frame's picture on the device, padded."""
+    def _converted(self, frame: Frame, whole: bool) -> _Source:
+        """A frame on the device; whole: as in ``_source``."""
         rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
         height, width = rgb.shape[-2:]
-        alignment = self._portions.factor(height, width) * self._net.config.alignment
+        factor = self._portions.factor(height, width)
+        alignment = factor * self._net.config.alignment
         right, below = -width % alignment, -height % alignment
-        return F.pad(rgb, (0, right, 0, below), mode="replicate") if right or below else rgb
-
-    def _place(self, frame: Frame, whole: bool, rgb: Tensor) -> _Source:
-        """Put a frame's picture into the cache; whole: as in ``_source``."""
-        factor = self._portions.factor(*frame.planes[0].shape)
-        source = self._sources.get(frame.index)
-        if source is None:
-            source = self._sources[frame.index] = _Source(rgb if factor == 1 else F.avg_pool2d(rgb, factor))
-        if whole or factor == 1:
-            source.rgb = rgb
-        return source
+        if right or below:
+            rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
+        small = rgb if factor == 1 else F.avg_pool2d(rgb, factor)
+        return _Source(small, rgb if whole or factor == 1 else None)
 
     def _compare(self, requests: Sequence[Request]) -> None:
         """Put into the cache, several at once, the frames of which others are made, and all pairs of those that tell
@@ -437,12 +430,12 @@ class Interpolator:
                 if left is not None and right is not None and (left.index, right.index) not in self._pairs:
                     pairs[left.index, right.index] = left, right
         frames = {frame.index: frame for pair in pairs.values() for frame in pair} | whole
-        missing = [frames[index] for index in sorted(frames) if index not in self._sources]
-        converted = self.each([partial(self._converted, frame) for frame in missing])
-        for frame, rgb in zip(missing, converted, strict=True):
-            self._place(frame, frame.index in whole, rgb)
-        compared = self.each([partial(self._compared, *self._small(*pair)) for pair in pairs.values()])
-        self._pairs.update(zip(pairs, compared, strict=True))
+        missing = [index for index in sorted(frames) if index not in self._sources]
+        convert = [partial(self._converted, frames[index], index in whole) for index in missing]
+        several = len(requests) > 1  # one alone: perhaps for want of memory
+        self._sources.update(zip(missing, self.each(convert, several), strict=True))
+        compare = [partial(self._compared, *self._small(*pair)) for pair in pairs.values()]
+        self._pairs.update(zip(pairs, self.each(compare, several), strict=True))
 
     def _window_cost(self, window: Window) -> Cost:
         rows, columns = (stop - start for start, stop in (window.rows, window.columns))
