@@ -244,12 +244,8 @@ class _State:
         flows = self.best.view(-1, rows, columns, 2).permute(0, 3, 1, 2)
         side = min(distance, max(1, min(grid) - 1))
         padded = F.pad(flows, (side,) * 4, mode="replicate").permute(0, 2, 3, 1)
-        shifted = [
-            padded[
-                :, side + side * down : side + side * down + rows, side + side * across : side + side * across + columns
-            ]
-            for down, across in _AROUND
-        ]
+        corners = [(side * (1 + down), side * (1 + across)) for down, across in _AROUND]
+        shifted = [padded[:, row : row + rows, column : column + columns] for row, column in corners]
         self.try_several(torch.stack(shifted, dim=1).flatten(2, 3))
 
     def try_back(self, grid: tuple[int, int]) -> None:
