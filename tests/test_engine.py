@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +231,34 @@ def test_where_nothing_is_kept_only_the_search_is_spent(weights: str, monkeypatc
     assert not made.masks.any()
     for plane, other in zip(made.planes, expected.planes, strict=True):
         assert abs(plane.astype(int) - other).max() <= 1
+
+
+@pytest.mark.parametrize("moves", ["never", "always", "at times"])
+def test_each_frame_is_converted_once(moves: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = 0
+    original = engine_module.planes_to_rgb
+
+    def counting(*arguments: Any) -> torch.Tensor:
+        nonlocal converted
+        converted += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(engine_module, "planes_to_rgb", counting)
+    shown = {"never": [0] * 17, "always": range(17), "at times": [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 5, 5]}[
+        moves
+    ]
+    frames = [replace(frame(number), index=index, time=Fraction(index, 24)) for index, number in enumerate(shown)]
+    known = [None, *frames, None]
+    requests = [
+        Request(frames[index], frames[index + 1], t, known[index], known[index + 3])
+        for index in range(16)
+        for t in (0.4, 0.8)
+    ]
+    engine = Interpolator(EngineOptions(weights))
+    made = [one for start in range(0, 32, 4) for one in engine.interpolate(requests[start : start + 4])]
+    assert len(made) == 32
+    assert converted == 17
+    assert len(engine._sources) <= 3
 
 
 def passing(index: int, width: int = 384, height: int = 256) -> Frame:

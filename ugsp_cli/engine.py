@@ -5,7 +5,6 @@ The only place of the tool that knows both the video's planes and the network's 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -125,6 +124,8 @@ class _Source:
         """Of a window that ``encoded`` covers."""
         assert self.encoding is not None
         assert self.encoded is not None
+        if window == self.encoded:
+            return self.encoding
         (top, _), (left, _) = self.encoded.rows, self.encoded.columns
         rows, columns = (
             slice(window.rows[0] - top, window.rows[1] - top),
@@ -189,9 +190,8 @@ class Interpolator:
         self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
         self._gate = _gate(options)
         # With a share to keep, blocks of the whole picture are ranked; a refinement is made everywhere.
-        self._prunes_all = (
-            self._gate is not None and options.keep in ("auto", 0, "0") and weights.net.refinement is None
-        )
+        self._sees_parts = self._gate is not None and weights.net.refinement is None
+        self._sees_parts &= options.keep == "auto" or float(options.keep) == 0
         self._crew = Crew(MOST_WORKERS) if device.type == "cpu" else None
         batch = None if options.batch_size == "auto" else int(options.batch_size)
         scale = None if options.flow_scale == "auto" else float(options.flow_scale)
@@ -200,9 +200,9 @@ class Interpolator:
         self.batch_size = batch or 1
         self.notes = self._portions.notes
         """What the user should know of the frames since ``reset``."""
-        self._sources: OrderedDict[int, _Source] = OrderedDict()
-        self._pairs: OrderedDict[tuple[int, int], _Pair] = OrderedDict()
-        self._paths: OrderedDict[tuple[int, ...], tuple[Tensor, bool]] = OrderedDict()
+        self._sources: dict[int, _Source] = {}
+        self._pairs: dict[tuple[int, int], _Pair] = {}
+        self._paths: dict[tuple[int, ...], tuple[Tensor, bool]] = {}
         self._cost: Cost | None = None
 
     @property
@@ -241,6 +241,7 @@ class Interpolator:
                 self._compare(wanted)
                 moving = list(takewhile(lambda request: not self._is_still(request), wanted))
                 made.extend(self._batch(moving, masks) if moving else [self._blended(wanted[0], masks)])
+                self._forget(wanted, len(moving) or 1)
                 fitted = True
             except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError
                 if not _is_out_of_memory(error):
@@ -278,7 +279,6 @@ class Interpolator:
         # A card takes them in one launch, a processor beside each other.
         parts = [[one] for one in between] if self._crew is not None or not between else [between]
         made = chain.from_iterable(self.each([partial(self._make, part, masks) for part in parts]))
-        self._forget()
         return [self._nearer(one, masks) if one.cut else next(made) for one in ready]
 
     def each(self, jobs: Sequence[Callable[[], Result]], several: bool = True) -> list[Result]:
@@ -403,7 +403,6 @@ class Interpolator:
             source = self._sources[frame.index] = self._converted(frame, whole)
         elif whole and source.rgb is None:
             source.rgb = self._converted(frame, whole).rgb
-        self._sources.move_to_end(frame.index)
         return source
 
     @torch.inference_mode()
@@ -451,7 +450,6 @@ class Interpolator:
         key = left.index, right.index
         if key not in self._pairs:
             self._pairs[key] = self._compared(*self._small(left, right))
-        self._pairs.move_to_end(key)
         return self._pairs[key]
 
     @torch.inference_mode()
@@ -464,7 +462,7 @@ class Interpolator:
     def _seen(self, agree: Tensor, side: int) -> Window:
         """What the network sees of two frames, from their ``agreement`` in blocks of so many pixels."""
         whole = tuple(side * count for count in agree.shape[-2:])
-        box = unsettled(agree, side) if self._prunes_all else None
+        box = unsettled(agree, side) if self._sees_parts else None
         spans = [(0, length) for length in whole]
         if box is not None:
             # In steps, so that a frame's part in the pair before and in the one after it is often the same.
@@ -504,7 +502,6 @@ class Interpolator:
                 jobs[keys[-1]] = partial(self._traced, one.request, [(*pair, self._pair(*pair)) for pair in neighbours])
         self._paths.update(zip(jobs, self.each(list(jobs.values())), strict=True))
         for one, key in zip(ready, keys, strict=True):
-            self._paths.move_to_end(key)
             one.paths, one.cut = self._paths[key]
 
     @torch.inference_mode()
@@ -556,9 +553,7 @@ class Interpolator:
         assert right.rgb is not None
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
         planes = rgb_to_planes(frame, request.left.layout, request.left.colour)
-        made = self._without_network(left, planes, due, 0, masks)
-        self._forget()
-        return made
+        return self._without_network(left, planes, due, 0, masks)
 
     def _nearer(self, ready: _Ready, masks: bool) -> Made:
         """Between two frames of different scenes: the one that is nearer in time, as it is."""
@@ -587,11 +582,14 @@ class Interpolator:
             masks=np.zeros((len(PRUNED), height, width), np.bool_) if masks else None,
         )
 
-    def _forget(self) -> None:
-        """Keep the newest frames, which the next pair begins with: requests come in order."""
-        for kept, most in ((self._sources, 3), (self._pairs, 3), (self._paths, 1)):
-            while len(kept) > most:
-                kept.popitem(last=False)
+    def _forget(self, requests: Sequence[Request], done: int) -> None:
+        """Keep what the requests that are not done yet need, and those that follow the last one: they come in order."""
+        first = requests[done - 1].left.index
+        rows = [(one.before, one.left, one.right, one.after) for one in requests]
+        kept = {frame.index for row in rows for frame in row if frame is not None}
+        self._sources = {index: one for index, one in self._sources.items() if index >= first and index in kept}
+        self._pairs = {key: one for key, one in self._pairs.items() if key[1] >= first and kept.issuperset(key)}
+        self._paths = {key: one for key, one in self._paths.items() if key[0] >= first and kept.issuperset(key)}
 
 
 def load_interpolator(options: EngineOptions) -> Interpolator:
