@@ -8,7 +8,7 @@ is ever in memory but the frames and that flow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -186,21 +186,30 @@ def see_part(
     part = see(net, inside, encodings, found, t, gate, backend, window.seen(changed), with_motion)
     if part.frame.shape == frames[0].shape:
         return part
+    whole = _blended(net, frames, t, gate, with_motion)
+    _put(net, window, part, whole)
+    return replace(whole, level_macs=part.level_macs, other_macs=part.other_macs)
+
+
+def _blended(net: UGSP, frames: tuple[Tensor, Tensor], t: Tensor, gate: Gate | None, with_motion: bool) -> Seen:
+    """What is made of pairs without the network, to which ``_put`` adds."""
     when = t.view(-1, 1, 1, 1)
     frame = torch.lerp(*frames, when)
-    window.keep(part.frame, frame)
-    motion = None
-    if part.motion is not None:
-        motion = torch.zeros_like(frame[:, :1]).repeat(1, 4, 1, 1), (1 - when) * torch.ones_like(frame[:, :1])
-        for made, whole in zip(part.motion, motion, strict=True):
-            window.keep(made, whole)
+    nothing = torch.zeros_like(frame[:, :1])
+    motion = (nothing.repeat(1, 4, 1, 1), nothing + (1 - when)) if with_motion else None
     rows, columns = frame.shape[-2:]
-    masks = []
-    for made, level in zip(part.masks, PRUNED, strict=bool(part.masks)):
-        stride = net.config.grid_stride(level)
-        masks.append(made.new_zeros(len(t), 1, rows // stride, columns // stride))
-        window.keep(made, masks[-1], stride)
-    return Seen(frame, motion, tuple(masks), part.level_macs, part.other_macs)
+    strides = [] if gate is None else [net.config.grid_stride(level) for level in PRUNED]
+    masks = tuple(frame.new_zeros(len(t), 1, rows // stride, columns // stride) for stride in strides)
+    return Seen(frame, motion, masks, [(0,) * len(PRUNED)] * len(t), [0] * len(t))
+
+
+def _put(net: UGSP, window: Window, part: Seen, whole: Seen) -> None:
+    """Copy the cell of what was made of a window into what is made of the whole picture."""
+    window.keep(part.frame, whole.frame)
+    for made, picture in zip(part.motion or (), whole.motion or (), strict=True):
+        window.keep(made, picture)
+    for made, mask, level in zip(part.masks, whole.masks, PRUNED, strict=bool(whole.masks)):
+        window.keep(made, mask, net.config.grid_stride(level))
 
 
 def see_in_windows(
@@ -216,15 +225,7 @@ def see_in_windows(
 ) -> Seen:
     """Run the network on one pair, window by window, and put the cells together. frames: both [1, 3, H, W]; t: [1];
     changed: [1, 2, H, W]."""
-    rows, columns = frames[0].shape[-2:]
-
-    def blank(channels: int, stride: int = 1) -> Tensor:
-        return frames[0].new_empty((1, channels, rows // stride, columns // stride))
-
-    frame = blank(3)
-    used = (blank(4), blank(1)) if with_motion else None
-    strides = [net.config.grid_stride(level) for level in PRUNED]
-    masks = () if gate is None else tuple(blank(1, stride) for stride in strides)
+    whole = _blended(net, frames, t, gate, with_motion)
     levels, other = [0] * len(PRUNED), 0
     encoded = net.needs_levels(gate)
     for window in windows:
@@ -232,13 +233,8 @@ def see_in_windows(
         encodings = (net.encode(pair[0]), net.encode(pair[1])) if encoded else None
         inside = None if found is None else window.seen(found, STRIDE)
         part = see(net, pair, encodings, inside, t, gate, backend, window.seen(changed), with_motion)
-        window.keep(part.frame, frame)
-        if used is not None and part.motion is not None:
-            window.keep(part.motion[0], used[0])
-            window.keep(part.motion[1], used[1])
-        for made, mask, stride in zip(part.masks, masks, strides, strict=gate is not None):
-            window.keep(made, mask, stride)
+        _put(net, window, part, whole)
         cost = network_cost(net.config, pair[0].shape[-1], pair[0].shape[-2])
         other += part.other_macs[0] + 2 * cost.encode * encoded
         levels = [total + done for total, done in zip(levels, part.level_macs[0], strict=True)]
-    return Seen(frame, used, masks, [tuple(levels)], [other])
+    return replace(whole, level_macs=[tuple(levels)], other_macs=[other])
