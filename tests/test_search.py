@@ -113,6 +113,31 @@ def test_what_is_small_and_fast_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found() - 25).abs().median() > 5
 
 
+def test_what_differs_in_colour_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disc as bright as the flat ground before which it moves."""
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(320.0), indexing="ij")
+    red, green, _ = search._LUMA
+    colour = torch.tensor([0.2, -0.2 * red / green, 0.0]).view(3, 1, 1)
+
+    def frame(left: float) -> Tensor:
+        return 0.5 + colour * ((x - left) ** 2 + (y - 96) ** 2 < 18**2)[None, None]
+
+    def found() -> Tensor:
+        return POINT * inverse_search(frame(140), frame(180))[0]
+
+    def errors(flow: Tensor) -> tuple[float, float]:
+        disc = flow[:2, 96 // POINT - 3 : 96 // POINT + 3, 140 // POINT - 3 : 140 // POINT + 3]
+        beside = flow[:2, :, : 116 // POINT]
+        right = torch.tensor([40.0, 0.0])[:, None, None]
+        return float((disc - right).abs().mean()), float(beside.abs().mean())
+
+    disc, beside = errors(found())
+    assert disc < 1
+    assert beside < 0.2
+    monkeypatch.setattr(search, "COLOURED", torch.inf)
+    assert errors(found())[0] > 15
+
+
 def test_learning_does_not_reach_into_the_search() -> None:
     frame0, frame1 = shifted(2, 1, 64, 64)
     assert not inverse_search(frame0.requires_grad_(), frame1).requires_grad
@@ -124,7 +149,7 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counting(image: Tensor, grid: Tensor, **how: object) -> Tensor:
         nonlocal read
-        read += grid.shape[0] * grid.shape[1] * grid.shape[2]
+        read += grid.shape[0] * grid.shape[1] * grid.shape[2] * image.shape[1]
         return sample(image, grid, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(F, "grid_sample", counting)
@@ -140,5 +165,8 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
         stepped += 2 * patches * positions * rounds
     # Of the second size's patches those that fit worst look farther.
     compared += 2 * 32 * 32 * 13**2
+    # In the end all see their colours with 16 positions, those of the worst are looked for, and at all of their
+    # positions both flows are compared in what they read.
+    compared += 2 * 16 * 3 * (13 * 7 + 32 * (1 + 13**2 + 3 * 9)) + 2 * 32 * 64 * (3 + 2 + 3 + 3)
     assert read == compared
     assert search_macs(208, 112) == 6 * read + 2 * stepped

@@ -51,6 +51,18 @@ FAR = 6
 FOUND = 0.35
 """... and take the best if it leaves no more than this part of what differs: hidden patches find something like them
 everywhere."""
+COLOURED = 200.0
+"""Mean squared difference of red, green and blue, of 0 to 255, less brightness, from which a patch looks for its
+colours in the end ..."""
+PLAIN = 0.5
+"""... if it is so many times that of brightness, by which it was looked for."""
+SEEN = 0.5
+"""It takes what leaves no more than this part of what differs in all."""
+COLOUR_SAMPLED = 4
+"""Patches see their colours in one of so many positions, which are points here. They try every second flow within twice
+``FAR`` of theirs (48 pixels), ..."""
+_CLOSER = (1.0, 0.5, 0.25)
+"""... then what is so far around the best, closer each time."""
 FEW = 1000
 """Patches up to which several flows are tried in one call: on a processor the calls take longer than the work."""
 REACH = 2
@@ -67,7 +79,8 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        sizes = [torch.cat([255 * halve(luma(frame.float())) for frame in (frame0, frame1)])]
+        frames = [frame.float() for frame in (frame0, frame1)]
+        sizes = [torch.cat([255 * halve(luma(frame)) for frame in frames])]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
             height, width = sizes[-1].shape[-2:]
             sizes.append(halve(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate")))
@@ -80,7 +93,8 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
                 flow = flow[..., :height, :width]
             flow, coarser = _search(image, torch.cat(image.chunk(2)[::-1]), flow, coarser, level)
         assert flow is not None
-        return torch.cat(flow.chunk(2), dim=1) * (STRIDE / POINT)
+        flow = _see_colours(255 * torch.cat([_of_points(frame) for frame in frames]), flow * (STRIDE / POINT))
+        return torch.cat(flow.chunk(2), dim=1)
 
 
 def search_macs(width: int, height: int) -> int:
@@ -100,7 +114,12 @@ def search_macs(width: int, height: int) -> int:
         patches = (-(-width // CELL)) * (-(-height // CELL))
         total += 2 * each * patches
         if level == 1:
-            total += 2 * 6 * (2 * FAR + 1) ** 2 * positions * min(patches, max(LOST_LEAST, int(LOST_SHARE * patches)))
+            lost = min(patches, max(LOST_LEAST, int(LOST_SHARE * patches)))
+            total += 2 * 6 * (2 * FAR + 1) ** 2 * positions * lost
+            # All patches see their colours, then the lost ones look for them and compare at all of their positions.
+            seen = PATCH**2 // COLOUR_SAMPLED * len(_LUMA)
+            tried = 1 + (2 * FAR + 1) ** 2 + len(_CLOSER) * 9
+            total += 2 * 6 * (seen * patches + (seen * tried + (3 * len(_LUMA) + 2) * PATCH**2) * lost)
         if smallest:
             return total
         width, height, level = -(-width // 2), -(-height // 2), level + 1
@@ -110,6 +129,12 @@ def luma(frame: Tensor) -> Tensor:
     """Brightness, [B, 3, H, W] -> [B, 1, H, W], of the same range."""
     red, green, blue = _LUMA
     return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
+
+
+def _of_points(frame: Tensor) -> Tensor:
+    """A value for each point: the mean of the four pixels in its middle, [B, C, H, W] -> [B, C, H / 4, W / 4]."""
+    rows = frame[..., 1::POINT, :] + frame[..., 2::POINT, :]
+    return (rows[..., 1::POINT] + rows[..., 2::POINT]) / 4
 
 
 def _distances(level: int) -> tuple[int, ...]:
@@ -123,8 +148,12 @@ def _spacing(level: int) -> int:
 
 
 def _sampled(level: int) -> list[int]:
-    """The positions of a patch with which it looks at a size: along diagonals, where they are not all."""
-    every = SAMPLED[min(level, len(SAMPLED) - 1)]
+    """The positions of a patch with which it looks at a size."""
+    return _one_in(SAMPLED[min(level, len(SAMPLED) - 1)])
+
+
+def _one_in(every: int) -> list[int]:
+    """One in so many positions of a patch, along diagonals."""
     places = product(range(PATCH), repeat=2)
     return [PATCH * row + column for row, column in places if (row + (every - 1) * column) % every == 0]
 
@@ -134,31 +163,31 @@ class _Patches:
     """All patches of one frame at one size, and where they are looked for. N patches, S positions of each."""
 
     template: Tensor
-    """[B, S, N], the values of the frame that they are cut from."""
+    """[B, S, N], the values of the frame that they are cut from; of C channels one after the other, [B, C * S, N]."""
     places: Tensor
     """[1 or B, S, N, 2]: their positions as ``grid_sample`` counts."""
     unit: Tensor
     """[2]: one position as ``grid_sample`` counts."""
     other: Tensor
-    """[B, 1, h, w]: the frame in which they are looked for."""
+    """[B, C, h, w]: the frame in which they are looked for."""
 
     def residual(self, flow: Tensor) -> Tensor:
-        """What differs where each patch is moved by its flow [B, N, 2], or by several [B, F, N, 2]: [B, S, (F,) N]."""
+        """What differs where each patch is moved by its flow [B, N, 2] or by several [B, F, N, 2]: [B, C S, (F,) N]."""
         several = flow.ndim == 4
         places = self.places[:, :, None] if several else self.places
         grid = torch.add(places, (flow * self.unit)[:, None])
         found = F.grid_sample(
             self.other, grid.flatten(2, -2), mode="bilinear", padding_mode="border", align_corners=True
         )
-        found = found.view(grid.shape[:-1])
+        found = found.view(len(found), -1, *grid.shape[2:-1])
         return found.sub_(self.template[:, :, None] if several else self.template)
 
     def take(self, chosen: Tensor) -> _Patches:
         """Those of each frame whose numbers are in ``chosen``, [B, K]."""
         batch = len(chosen)
-        columns = chosen[:, None].expand(-1, self.template.shape[1], -1)
-        places = self.places.expand(batch, -1, -1, -1).gather(2, columns[..., None].expand(-1, -1, -1, 2))
-        return _Patches(self.template.gather(2, columns), places, self.unit, self.other)
+        template = self.template.gather(2, chosen[:, None].expand(-1, self.template.shape[1], -1))
+        columns = chosen[:, None, :, None].expand(-1, self.places.shape[1], -1, 2)
+        return _Patches(template, self.places.expand(batch, -1, -1, -1).gather(2, columns), self.unit, self.other)
 
 
 @dataclass(frozen=True)
@@ -233,10 +262,7 @@ class _State:
             for one in tried.unbind(1):
                 self.try_flows(one)
             return
-        costs, first = _cost(self._patches.residual(tried)).min(1)
-        best = tried.gather(1, first[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
-        self._flow = torch.where((costs < self._cost)[..., None], best, self._flow)
-        self._cost = torch.minimum(costs, self._cost)
+        self._flow, self._cost = _best_of(self._patches, tried, self._flow, self._cost)
 
     def try_around(self, grid: tuple[int, int], distance: int) -> None:
         """Try the flows of the patches so far above, below, left and right. grid: rows and columns of patches."""
@@ -270,16 +296,12 @@ class _State:
         places = chosen[..., None].expand(-1, -1, 2)
         patches, lost, cost = self._patches.take(chosen), lost.gather(1, chosen), self._cost.gather(1, chosen)
         begun = found = self._flow.gather(1, places)
-        least = FOUND * cost
+        least = cost
         for steps in _displacements(FAR, lost.device).split(2 * FAR + 1):
-            tried = begun[:, None] + steps[:, None]  # [B, 2 FAR + 1, K, 2]
-            costs, first = _cost(patches.residual(tried)).min(1)
-            better = lost & (costs < least)
-            tried = tried.gather(1, first[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
-            found, least = torch.where(better[..., None], tried, found), torch.where(better, costs, least)
-        moved = (found != begun).any(-1)
-        self._flow = self._flow.scatter(1, places, found)
-        self._cost = self._cost.scatter(1, chosen, torch.where(moved, least, cost))
+            found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
+        better = lost & (least < FOUND * cost)
+        self._flow = self._flow.scatter(1, places, torch.where(better[..., None], found, begun))
+        self._cost = self._cost.scatter(1, chosen, torch.where(better, least, cost))
 
     def step(self) -> None:
         """A Gauss-Newton step."""
@@ -337,6 +359,68 @@ def _search(
     return _averaged(first, second, grid, best, _spacing(level)), best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
 
 
+def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
+    """The flow [B, 2, h, w], in points, mended where brightness could not tell.
+
+    pictures: [B, 3, h, w] RGB of 0 to 255, one value a point. The first half of the batch are the frames of which the
+    second half are the others.
+    """
+    batch, _, height, width = flow.shape
+    grid = rows, columns = -(-height // CELL), -(-width // CELL)
+    others = torch.cat(pictures.chunk(2)[::-1])
+    filled = F.pad(flow, (0, columns * CELL - width, 0, rows * CELL - height), mode="replicate")
+    begun = halve(halve(filled)).flatten(2).transpose(1, 2)  # [B, N, 2]
+    some = _one_in(COLOUR_SAMPLED)
+    differs = _all_patches(pictures, others, grid, some).residual(begun).view(batch, 3, -1, rows * columns)
+    bright = luma(differs)
+    coloured = differs.sub_(bright).square_().mean((1, 2))  # [B, N]
+    lost = (coloured > COLOURED) & (coloured > PLAIN * bright.square_().mean((1, 2)))
+    most = min(int(lost.sum(1).max()), max(LOST_LEAST, int(LOST_SHARE * rows * columns)))
+    if not most:
+        return flow
+    chosen = torch.where(lost, coloured, 0.0).topk(most, dim=1).indices  # [B, K]
+    lost, begun = lost.gather(1, chosen), begun.gather(1, chosen[..., None].expand(-1, -1, 2))
+    # All positions of these patches.
+    unit = flow.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
+    inside = torch.cartesian_prod(*2 * [torch.arange(PATCH, device=flow.device)]).flip(1)  # [64, 2] (x, y)
+    corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
+    places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
+    template = _read(pictures, places)  # [B, 3, 64, K]
+    patches = _Patches(template[:, :, some].flatten(1, 2), places[:, some], unit, others)
+    found, cost = begun, _cost(patches.residual(begun))
+    least = cost
+    for steps in (2 * _displacements(FAR, flow.device)).split(2 * FAR + 1):
+        found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
+    for step in _CLOSER:
+        found, least = _best_of(patches, found[:, None] + step * _displacements(1, flow.device)[:, None], found, least)
+    # Of the points in the middle of each, those take its flow which, with those beside them, fit better by it.
+    before = _read(filled, places).permute(0, 2, 3, 1)
+    fits = []
+    for way in (before, found[:, None]):
+        misfit = (_read(others, places + way * unit) - template).square().sum(1)  # [B, 64, K]
+        squares = misfit.transpose(1, 2).reshape(-1, 1, PATCH, PATCH)
+        fits.append(F.avg_pool2d(squares, 3, stride=1)[..., 1:-1, 1:-1].reshape(batch, most, CELL**2))
+    takes = (lost & (least < SEEN * cost))[..., None] & (fits[1] < SEEN * fits[0])  # [B, K, 16]
+    points = corner[:, :, None] + inside.view(PATCH, PATCH, 2)[:CELL, :CELL].reshape(-1, 2)  # [B, K, 16, 2]
+    points = (points[..., 1] * columns * CELL + points[..., 0]).flatten(1)[:, None].expand(-1, 2, -1)
+    values = filled.flatten(2)
+    taken = found.transpose(1, 2).repeat_interleave(CELL**2, dim=2)
+    taken = torch.where(takes.flatten(1)[:, None], taken, values.gather(2, points))
+    return values.scatter(2, points, taken).view_as(filled)[..., :height, :width]
+
+
+def _best_of(patches: _Patches, tried: Tensor, flow: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Each patch's flow [B, K, 2] and its cost [B, K], or those of the best of several tried, [B, F, K, 2]."""
+    costs, first = _cost(patches.residual(tried)).min(1)
+    best = tried.gather(1, first[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
+    return torch.where((costs < cost)[..., None], best, flow), torch.minimum(costs, cost)
+
+
+def _read(source: Tensor, places: Tensor) -> Tensor:
+    """A map [B, C, h, w] at places [B, S, K, 2], as ``grid_sample`` counts: [B, C, S, K]."""
+    return F.grid_sample(source, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
 def _averaged(first: Tensor, second: Tensor, grid: tuple[int, int], best: Tensor, spacing: int) -> Tensor:
     """The mean of the patches' flows [B, N, 2], weighted by how well each fits: [B, 2, h / spacing, w / spacing]."""
     (rows, columns), (height, width) = grid, (side // spacing for side in first.shape[-2:])
@@ -365,9 +449,9 @@ def _padding(values: Tensor, grid: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def _all_patches(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> _Patches:
-    """All patches of a frame [B, 1, h, w], with these of their positions."""
+    """All patches of a frame [B, C, h, w], with these of their positions."""
     (rows, columns), (height, width) = grid, first.shape[-2:]
-    template = _at_positions(F.pad(first, _padding(first, grid), mode="replicate"), grid, positions)[:, 0]
+    template = _at_positions(F.pad(first, _padding(first, grid), mode="replicate"), grid, positions).flatten(1, 2)
     unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
     inside = torch.tensor([divmod(position, PATCH) for position in positions], device=first.device) - _MARGIN
     x = inside[:, 1:] + CELL * torch.arange(columns, device=first.device)  # [S, columns]
