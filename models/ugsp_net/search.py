@@ -400,7 +400,7 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
         misfit = (_read(others, places + way * unit) - template).square().sum(1)  # [B, 64, K]
         squares = misfit.transpose(1, 2).reshape(-1, 1, PATCH, PATCH)
         fits.append(F.avg_pool2d(squares, 3, stride=1)[..., 1:-1, 1:-1].reshape(batch, most, CELL**2))
-    takes = (lost & (least < SEEN * cost))[..., None] & (fits[1] < SEEN * fits[0])  # [B, K, 16]
+    takes = (lost & (least < SEEN * cost))[..., None] & (fits[1] < fits[0])  # [B, K, 16]
     points = corner[:, :, None] + inside.view(PATCH, PATCH, 2)[:CELL, :CELL].reshape(-1, 2)  # [B, K, 16, 2]
     points = (points[..., 1] * columns * CELL + points[..., 0]).flatten(1)[:, None].expand(-1, 2, -1)
     values = filled.flatten(2)
