@@ -43,7 +43,7 @@ ALL = 0.9
 LOST = 100.0
 """Mean squared difference, of 0 to 255, from which a patch of the next to finest size is taken for lost before its last
 round, and looks farther: small things that move fast are not there at smaller sizes."""
-LOST_SHARE = 0.05
+LOST_SHARE = 0.02
 LOST_LEAST = 32
 """At most that share of the patches that look do, or so many where that is more: those that fit worst."""
 FAR = 6
@@ -297,7 +297,7 @@ class _State:
         patches, lost, cost = self._patches.take(chosen), lost.gather(1, chosen), self._cost.gather(1, chosen)
         begun = found = self._flow.gather(1, places)
         least = cost
-        for steps in _displacements(FAR, lost.device).split(2 * FAR + 1):
+        for steps in _displacements(FAR, lost.device).split(max(1, FEW // most)):
             found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
         better = lost & (least < FOUND * cost)
         self._flow = self._flow.scatter(1, places, torch.where(better[..., None], found, begun))
@@ -389,7 +389,7 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     patches = _Patches(template[:, :, some].flatten(1, 2), places[:, some], unit, others)
     found, cost = begun, _cost(patches.residual(begun))
     least = cost
-    for steps in (2 * _displacements(FAR, flow.device)).split(2 * FAR + 1):
+    for steps in (2 * _displacements(FAR, flow.device)).split(max(1, FEW // most)):
         found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
     for step in _CLOSER:
         found, least = _best_of(patches, found[:, None] + step * _displacements(1, flow.device)[:, None], found, least)
