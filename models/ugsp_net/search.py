@@ -386,7 +386,8 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
     places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
     template = _read(pictures, places)  # [B, 3, 64, K]
-    patches = _Patches(template[:, :, some].flatten(1, 2), places[:, some], unit, others)
+    look = torch.tensor(some, device=flow.device)
+    patches = _Patches(template.index_select(2, look).flatten(1, 2), places.index_select(1, look), unit, others)
     found, cost = begun, _cost(patches.residual(begun))
     least = cost
     for steps in (2 * _displacements(FAR, flow.device)).split(max(1, FEW // most)):
