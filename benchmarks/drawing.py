@@ -97,7 +97,7 @@ def skin(
 def frame_at(paint: Painter, index: int, time: Fraction) -> Frame:
     """The scene at an instant in seconds, as the decoder would deliver it."""
     rgb = torch.from_numpy(np.ascontiguousarray(paint(float(time)).transpose(2, 0, 1)))[None].clamp(0, 1)
-    return Frame(index, time, rgb_to_planes(rgb, LAYOUT, COLOUR), LAYOUT, COLOUR, 0.0, False)
+    return Frame(index, time, rgb_to_planes(rgb, LAYOUT, COLOUR)[0], LAYOUT, COLOUR, 0.0, False)
 
 
 def write_clip(paint: Painter, path: Path, seconds: float) -> Path:

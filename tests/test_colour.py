@@ -36,7 +36,7 @@ def test_round_trip_is_exact(layout: PixelLayout, matrix: int, value_range: int,
     """Even for values outside the nominal range: nothing is clipped on the way."""
     colour = ColourTags(matrix, 2, 2, value_range)
     planes = random_planes(layout, width, height)
-    back = rgb_to_planes(planes_to_rgb(planes, layout, colour, CPU), layout, colour)
+    (back,) = rgb_to_planes(planes_to_rgb(planes, layout, colour, CPU), layout, colour)
     for before, after in zip(planes, back, strict=True):
         assert after.dtype == before.dtype
         # Where an odd size leaves half a chroma sample, the picture's edge stands for all of it.

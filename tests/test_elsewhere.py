@@ -4,6 +4,7 @@ gives."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ugsp_cli import engine as engine_module
 from ugsp_cli.console import SilentDisplay
 from ugsp_cli.engine import EngineOptions, Interpolator, Request
 from ugsp_cli.timing import measure
+from ugsp_net.network import UGSP
 from ugsp_net.training.config import TrainConfig
 from ugsp_net.training.device import DeviceBatches
 from ugsp_net.training.trainer import Trainer
@@ -100,6 +102,30 @@ def test_frames_are_those_of_the_processor(options: dict[str, Any], less: int, m
         assert np.array_equal(one.masks, other.masks)
         for plane, as_expected in zip(one.planes, other.planes, strict=True):
             assert np.abs(plane.astype(int) - as_expected).max() <= 1
+
+
+def test_a_batch_is_one_launch(on_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of torch is a launch there: what several pairs and frames need is done for all of them at once."""
+    calls: Counter[str] = Counter()
+
+    def count(holder: object, name: str) -> None:
+        original = getattr(holder, name)
+
+        def counting(*arguments: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(holder, name, counting)
+
+    for name in ("change", "trace", "still_pixels", "carry", "rgb_to_planes"):
+        count(engine_module, name)
+    count(UGSP, "match")
+    count(UGSP, "interpolate")
+    with torch.inference_mode(), device_elsewhere():
+        engine = Interpolator(EngineOptions(None, "cpu", precision="fp32", batch_size="6"))
+        engine.interpolate(requests(4))
+    assert set(calls.values()) == {1}
+    assert len(calls) == 7
 
 
 @pytest.mark.usefixtures("on_device")

@@ -125,4 +125,4 @@ def test_the_engines_planes_are_the_picture(tmp_path: Path) -> None:
     frame = as_frame(picture, 3)
     rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, torch.device("cpu"))
     assert torch.equal(rgb[0], torch.from_numpy(picture).permute(2, 0, 1) / 255)
-    assert np.array_equal(from_planes(rgb_to_planes(rgb, frame.layout, frame.colour)), picture)
+    assert np.array_equal(from_planes(*rgb_to_planes(rgb, frame.layout, frame.colour)), picture)

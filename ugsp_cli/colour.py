@@ -71,24 +71,28 @@ def planes_to_rgb(
     return (beyond + y)[None]
 
 
-def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> tuple[np.ndarray, ...]:
-    """[1, 3, H, W] fp32 RGB -> planes of one frame: inverse of ``planes_to_rgb``, rounded to the nearest value."""
-    r, g, b = rgb[0].float().unbind(0)
+def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> list[tuple[np.ndarray, ...]]:
+    """[B, 3, H, W] fp32 RGB -> planes of each frame: inverse of ``planes_to_rgb``, rounded to the nearest value."""
+    r, g, b = rgb.float().unbind(1)
     if layout == RGB:
-        return tuple((plane * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy() for plane in (g, b, r))
-    height, width = r.shape
+        return _on_host([plane * 255 for plane in (g, b, r)], 255, torch.uint8)
+    height, width = r.shape[1:]
     red, blue = _luma_weights(colour.matrix, height)
     luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
     y = (red * r).add_(g, alpha=1 - red - blue).add_(b, alpha=blue)
     out = [y * luma_reach + luma_zero]
     if layout.planes == 3:
-        chroma = torch.stack((b - y, r - y))[None]  # [1, 2, H, W]
+        chroma = torch.stack((b - y, r - y), dim=1)  # [B, 2, H, W]
         right, below = -width % (1 + layout.chroma_x), -height % (1 + layout.chroma_y)
         if right or below:
             chroma = F.pad(chroma, (0, right, 0, below), mode="replicate")
         chroma = halve(chroma, bool(layout.chroma_y), bool(layout.chroma_x))
         reach = chroma.new_tensor((chroma_reach / (2 * (1 - blue)), chroma_reach / (2 * (1 - red))))
-        out.extend(chroma[0] * reach[:, None, None] + chroma_zero)
-    top = 2**layout.bits - 1
-    dtype = torch.uint8 if layout.bits == 8 else torch.uint16
-    return tuple(plane.round_().clamp_(0, top).to(dtype).cpu().numpy() for plane in out)
+        out.extend((chroma * reach[:, None, None] + chroma_zero).unbind(1))
+    return _on_host(out, 2**layout.bits - 1, torch.uint8 if layout.bits == 8 else torch.uint16)
+
+
+def _on_host(planes: list[Tensor], top: int, dtype: torch.dtype) -> list[tuple[np.ndarray, ...]]:
+    """Planes [B, h, w] of several frames, overwritten, as whole numbers up to ``top``, frame by frame."""
+    whole = [plane.round_().clamp_(0, top).to(dtype).cpu().numpy() for plane in planes]
+    return list(zip(*whole, strict=True))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import chain, pairwise, takewhile
+from itertools import chain, groupby, pairwise, takewhile
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ from ugsp_net.sparse import BACKENDS, why_not
 from ugsp_net.warp import blend_enlarged
 
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
+
+Item = TypeVar("Item")
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -170,6 +173,10 @@ class _Ready:
     """Whether they say that there is a cut between the two frames."""
 
 
+_Around = tuple[Request, list[tuple[Frame, Frame, _Pair]]]
+"""A frame that is wanted, with its pair and then those that follow and go before it and tell something."""
+
+
 class Interpolator:
     """A loaded network that makes frames. Not thread-safe: one thread calls it."""
 
@@ -276,9 +283,7 @@ class Interpolator:
         for index in [index for index in self._sources if index < requests[0].left.index]:
             del self._sources[index]
         between = [one for one in ready if not one.cut]
-        # A card takes them in one launch, a processor beside each other.
-        parts = [[one] for one in between] if self._crew is not None or not between else [between]
-        made = chain.from_iterable(self.each([partial(self._make, part, masks) for part in parts]))
+        made = chain.from_iterable(self.each([partial(self._make, some, masks) for some in self._shared(between)]))
         return [self._nearer(one, masks) if one.cut else next(made) for one in ready]
 
     def each(self, jobs: Sequence[Callable[[], Result]], several: bool = True) -> list[Result]:
@@ -286,12 +291,17 @@ class Interpolator:
         memory for that."""
         return self._crew.each(jobs) if self._crew is not None and several else [job() for job in jobs]
 
+    def _shared(self, items: Sequence[Item], several: bool = True) -> list[Sequence[Item]]:
+        """Items as jobs take them: a card all of them in one launch, a processor one beside the other. several: as in
+        ``each``."""
+        return [items] if items and self._crew is None and several else [[item] for item in items]
+
     def _prepared(self, requests: Sequence[Request]) -> list[_Ready]:
         """Encode, search and trace what frames are made of, as far as that is still to be done."""
         whole = len(self._portions.windows(*requests[0].left.planes[0].shape)) == 1
         encoded = whole and self._net.needs_levels(self._gate)
         encode: dict[int, tuple[_Source, Window]] = {}
-        search: dict[tuple[int, int], Callable[[], None]] = {}
+        search: dict[tuple[int, int], tuple[_Pair, _Source, _Source]] = {}
         ready = []
         for request in requests:
             neighbours = self._neighbours(request)
@@ -301,7 +311,7 @@ class Interpolator:
             for left, right in neighbours if self._net.config.search else ():
                 key, other = (left.index, right.index), self._pair(left, right)
                 if other.flow is None and key not in search:
-                    search[key] = partial(self._search, other, self._source(left, False), self._source(right, False))
+                    search[key] = other, self._source(left, False), self._source(right, False)
                     spent += cost.match
             ready.append(_Ready(request, pair, known.changed, known.seen, self._due(request, neighbours), spent))
         if self._crew is None:
@@ -314,14 +324,16 @@ class Interpolator:
                     before = encode[frame.index][1] if frame.index in encode else source.encoded
                     window = one.seen if before is None else before.joined(one.seen)
                     encode[frame.index] = source, window
-        jobs: list[Callable[[], None]] = [*search.values()]  # first, since they take longest
+        several = len(requests) > 1
+        jobs: list[Callable[[], None]] = []
+        jobs += [partial(self._search, some) for some in self._shared([*search.values()], several)]  # take longest
         jobs += [partial(self._encode, *job) for job in encode.values()]
         for one in ready:
             for frame in (one.request.left, one.request.right):
                 if frame.index in encode:
                     _, window = encode.pop(frame.index)
                     one.spent += self._window_cost(window).encode
-        self.each(jobs, len(requests) > 1)
+        self.each(jobs, several)
         if self._net.config.search:
             self._trace(ready)
         return ready
@@ -331,8 +343,11 @@ class Interpolator:
         source.encoding, source.encoded = self._net.encode(window.seen(source.small)), window
 
     @torch.inference_mode()
-    def _search(self, pair: _Pair, left: _Source, right: _Source) -> None:
-        pair.flow = self._net.match(left.small, right.small, pair.changed)
+    def _search(self, some: Sequence[tuple[_Pair, _Source, _Source]]) -> None:
+        left, right = _joined([one.small for _, one, _ in some]), _joined([one.small for _, _, one in some])
+        flow = self._net.match(left, right, _joined([pair.changed for pair, _, _ in some]))
+        for index, (pair, _, _) in enumerate(some):
+            pair.flow = None if flow is None else flow[index : index + 1]
 
     @torch.inference_mode()
     def _make(self, ready: Sequence[_Ready], masks: bool) -> list[Made]:
@@ -370,12 +385,18 @@ class Interpolator:
             assert seen.motion is not None
             large = _joined([pair[0].rgb for pair in pairs]), _joined([pair[1].rgb for pair in pairs])
             result = blend_enlarged(*large, *seen.motion, factor)
+        planes: list[tuple[np.ndarray, ...]] = []
+        for (layout, colour), some in groupby(
+            (one.request.left for one in ready), lambda left: (left.layout, left.colour)
+        ):
+            there = slice(len(planes), len(planes) + len(list(some)))
+            planes.extend(rgb_to_planes(result[there, :, :height, :width], layout, colour))
         made = []
         for index, one in enumerate(ready):
-            left, done = one.request.left, seen.level_macs[index]
+            done = seen.level_macs[index]
             made.append(
                 Made(
-                    planes=rgb_to_planes(result[index : index + 1, :, :height, :width], left.layout, left.colour),
+                    planes=planes[index],
                     active=tuple(active[index].tolist()),
                     dense_macs=cost.dense + one.due,
                     performed_macs=sum(done) + seen.other_macs[index] + one.spent,
@@ -433,8 +454,9 @@ class Interpolator:
         convert = [partial(self._converted, frames[index], index in whole) for index in missing]
         several = len(requests) > 1  # one alone: perhaps for want of memory
         self._sources.update(zip(missing, self.each(convert, several), strict=True))
-        compare = [partial(self._compared, *self._small(*pair)) for pair in pairs.values()]
-        self._pairs.update(zip(pairs, self.each(compare, several), strict=True))
+        shares = self._shared([self._small(*pair) for pair in pairs.values()], several)
+        compared = self.each([partial(self._compared, some) for some in shares], several)
+        self._pairs.update(zip(pairs, chain.from_iterable(compared), strict=True))
 
     def _window_cost(self, window: Window) -> Cost:
         rows, columns = (stop - start for start, stop in (window.rows, window.columns))
@@ -449,15 +471,20 @@ class Interpolator:
         """Two frames together, from the cache or for it."""
         key = left.index, right.index
         if key not in self._pairs:
-            self._pairs[key] = self._compared(*self._small(left, right))
+            self._pairs[key] = self._compared([self._small(left, right)])[0]
         return self._pairs[key]
 
     @torch.inference_mode()
-    def _compared(self, left: Tensor, right: Tensor) -> _Pair:
+    def _compared(self, some: Sequence[tuple[Tensor, Tensor]]) -> list[_Pair]:
+        """Frames that follow each other, as the network sees them."""
         side = self._net.config.grid_stride(PRUNED[0])
-        changed = change(left, right)
-        agree = agreement(changed, side)
-        return _Pair(bool(agree.all()), changed, self._seen(agree, side))
+        lefts, rights = zip(*some, strict=True)
+        changed = change(_joined(lefts), _joined(rights))
+        agree = agreement(changed, side).cpu()  # looked at here, and small
+        return [
+            _Pair(bool(one.all()), changed[index : index + 1], self._seen(one, side))
+            for index, one in enumerate(agree.split(1))
+        ]
 
     def _seen(self, agree: Tensor, side: int) -> Window:
         """What the network sees of two frames, from their ``agreement`` in blocks of so many pixels."""
@@ -493,37 +520,54 @@ class Interpolator:
     def _trace(self, ready: Sequence[_Ready]) -> None:
         """Give them the paths of their pairs' points, and whether these say that there is a cut, from the cache or for
         it; the flow of the pairs and of their neighbours has been searched."""
-        jobs: dict[tuple[int, ...], Callable[[], tuple[Tensor, bool]]] = {}
+        wanted: dict[tuple[int, ...], _Around] = {}
         keys = []
         for one in ready:
             neighbours = self._neighbours(one.request)
             keys.append(tuple(frame.index for pair in neighbours for frame in pair))
             if keys[-1] not in self._paths:
-                jobs[keys[-1]] = partial(self._traced, one.request, [(*pair, self._pair(*pair)) for pair in neighbours])
-        self._paths.update(zip(jobs, self.each(list(jobs.values())), strict=True))
+                wanted[keys[-1]] = one.request, [(*pair, self._pair(*pair)) for pair in neighbours]
+        traced = self.each([partial(self._traced, some) for some in self._shared([*wanted.values()], len(ready) > 1)])
+        self._paths.update(zip(wanted, chain.from_iterable(traced), strict=True))
         for one, key in zip(ready, keys, strict=True):
             one.paths, one.cut = self._paths[key]
 
     @torch.inference_mode()
-    def _traced(self, request: Request, pairs: Sequence[tuple[Frame, Frame, _Pair]]) -> tuple[Tensor, bool]:
-        """The paths of a pair's points, and whether they say that there is a cut between the two. pairs: the pair, and
-        its neighbours."""
-        gap = request.right.time - request.left.time
-        flows: list[Tensor | None] = [None, None]
-        intervals = [0.0, 0.0]
-        known = pairs[0][2]
-        changed = known.changed
-        for one, other, neighbour in pairs[1:]:
-            side = 0 if other is request.left else 1
-            flows[side] = neighbour.flow
-            intervals[side] = float((other.time - one.time) / gap)
-            changed = torch.maximum(changed, neighbour.changed)
-        frames = self._sources[request.left.index].small, self._sources[request.right.index].small
-        still = still_pixels(*frames, changed) if len(pairs) > 1 else None
-        assert known.flow is not None
-        apart = torch.tensor([intervals], device=self._device)
-        paths = trace(known.flow, flows[0], flows[1], apart, still)
-        return paths, bool(is_cut(paths))
+    def _traced(self, some: Sequence[_Around]) -> list[tuple[Tensor, bool]]:
+        """The paths of pairs' points, and whether they say that there is a cut between the two."""
+        flows: list[Tensor | None] = []
+        changes: list[Tensor] = []
+        beside: tuple[list[Tensor | None], list[Tensor | None]] = ([], [])
+        intervals: list[list[float]] = []
+        for request, pairs in some:
+            gap = request.right.time - request.left.time
+            known = pairs[0][2]
+            changed = known.changed
+            intervals.append([0.0, 0.0])
+            for found in beside:
+                found.append(None)
+            for one, other, neighbour in pairs[1:]:
+                side = 0 if other is request.left else 1
+                beside[side][-1] = neighbour.flow
+                intervals[-1][side] = float((other.time - one.time) / gap)
+                changed = torch.maximum(changed, neighbour.changed)
+            flows.append(known.flow)
+            changes.append(changed)
+        flow, times = _joined(flows), torch.tensor(intervals, device=self._device)
+        still = None
+        if any(map(any, intervals)):
+            left = _joined([self._sources[request.left.index].small for request, _ in some])
+            right = _joined([self._sources[request.right.index].small for request, _ in some])
+            still = still_pixels(left, right, _joined(changes))
+            if len(some) > 1:
+                still *= (times > 0).any(1).view(-1, 1, 1, 1)
+        # Of a pair that is not there any flow will do: the interval says so.
+        before, after = (
+            None if side.count(None) == len(side) else _joined([flow[:1] if one is None else one for one in side])
+            for side in beside
+        )
+        paths = trace(flow, before, after, times, still)
+        return [(paths[index : index + 1], cut) for index, cut in enumerate(is_cut(paths).tolist())]
 
     def _due(self, request: Request, neighbours: Sequence[tuple[Frame, Frame]]) -> int:
         """What the dense network would spend on a pair besides the frames that are made, when it meets it first."""
@@ -552,7 +596,7 @@ class Interpolator:
         assert left.rgb is not None
         assert right.rgb is not None
         frame = torch.lerp(left.rgb, right.rgb, request.t)[..., :height, :width]
-        planes = rgb_to_planes(frame, request.left.layout, request.left.colour)
+        (planes,) = rgb_to_planes(frame, request.left.layout, request.left.colour)
         return self._without_network(left, planes, due, 0, masks)
 
     def _nearer(self, ready: _Ready, masks: bool) -> Made:
@@ -564,7 +608,7 @@ class Interpolator:
         else:
             rgb = ready.pair[1].rgb
             assert rgb is not None
-            planes = rgb_to_planes(rgb[..., :height, :width], request.left.layout, request.left.colour)
+            (planes,) = rgb_to_planes(rgb[..., :height, :width], request.left.layout, request.left.colour)
         return self._without_network(ready.pair[0], planes, ready.due, ready.spent, masks)
 
     def _without_network(

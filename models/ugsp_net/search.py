@@ -64,7 +64,8 @@ COLOUR_SAMPLED = 4
 _CLOSER = (1.0, 0.5, 0.25)
 """... then what is so far around the best, closer each time."""
 FEW = 1000
-"""Patches up to which several flows are tried in one call: on a processor the calls take longer than the work."""
+"""Patches up to which a processor tries several flows in one call: there the calls take longer than the work, and more
+leave the cache."""
 REACH = 2
 """At the smallest size every displacement within so many positions is tried: a sixth of its height or more."""
 _MARGIN = (PATCH - CELL) // 2
@@ -258,7 +259,7 @@ class _State:
         """Try several flows for each of all patches, [B, F, N, 2]."""
         if self._chosen is not None:
             tried = tried.gather(2, self._chosen[:, None].expand(-1, tried.shape[1], -1, -1))
-        if tried.shape[2] > FEW:  # one after the other stays in the processor's cache
+        if tried.shape[2] > _few(tried.device):
             for one in tried.unbind(1):
                 self.try_flows(one)
             return
@@ -297,7 +298,7 @@ class _State:
         patches, lost, cost = self._patches.take(chosen), lost.gather(1, chosen), self._cost.gather(1, chosen)
         begun = found = self._flow.gather(1, places)
         least = cost
-        for steps in _displacements(FAR, lost.device).split(max(1, FEW // most)):
+        for steps in _displacements(FAR, lost.device).split(max(1, _few(lost.device) // most)):
             found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
         better = lost & (least < FOUND * cost)
         self._flow = self._flow.scatter(1, places, torch.where(better[..., None], found, begun))
@@ -312,6 +313,11 @@ def _cost(residual: Tensor) -> Tensor:
     """Squared difference less that of the means, [B, S, ...] -> [B, ...]; never below that of equal patches."""
     total = residual.sum(1)
     return torch.addcmul(residual.square().sum(1), total, total, value=-1 / residual.shape[1]).clamp_(min=0)
+
+
+def _few(device: torch.device) -> int:
+    """Patches up to which several flows are tried in one call; elsewhere than on a processor a call is a launch."""
+    return FEW if device.type == "cpu" else 1 << 20
 
 
 def _displacements(reach: int, device: torch.device) -> Tensor:
@@ -390,7 +396,7 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     patches = _Patches(template.index_select(2, look).flatten(1, 2), places.index_select(1, look), unit, others)
     found, cost = begun, _cost(patches.residual(begun))
     least = cost
-    for steps in (2 * _displacements(FAR, flow.device)).split(max(1, FEW // most)):
+    for steps in (2 * _displacements(FAR, flow.device)).split(max(1, _few(flow.device) // most)):
         found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
     for step in _CLOSER:
         found, least = _best_of(patches, found[:, None] + step * _displacements(1, flow.device)[:, None], found, least)

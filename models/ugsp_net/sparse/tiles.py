@@ -22,7 +22,9 @@ from ugsp_net.pooling import largest_around
 from ugsp_net.sparse.inputs import DenseInputs, SparseInputs, filled_up
 
 BATCH = 2048
-"""Positions gathered and multiplied at once: fewer waste calls, more leave the cache."""
+"""Positions gathered and multiplied at once on a processor: fewer waste calls, more leave the cache."""
+LAUNCH = 1 << 16
+"""The same on other devices, where a call costs a launch: at most 140 MB of bf16 are gathered at once."""
 ROUND = 128
 """The last batch is filled up to a multiple of this, because oneDNN prepares a product anew for every size it meets,
 which costs more than the product itself."""
@@ -216,8 +218,8 @@ class _SparseOutput:
         for picture in range(pictures):
             above = picture * self._constant.height
             start, stop = (self._starts[above + edge // 2] for edge in (rows.start, rows.stop))
-            for batch in range(start, stop, BATCH):
-                some = torch.arange(batch, min(batch + BATCH, stop), device=out.device)
+            for batch in range(start, stop, _at_once(out)):
+                some = torch.arange(batch, min(batch + _at_once(out), stop), device=out.device)
                 column = self._column[some] - first_column
                 some, column = (values[(column >= 0) & (column < width // 2)] for values in (some, column))
                 if not len(some):
@@ -245,12 +247,17 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tenso
         kernel = conv.weight.to(rows.dtype).permute(0, 2, 3, 1).flatten(1)  # [width, 9 * inputs]
         weight = level.projection(layer, rows.dtype).flatten(1).T
         # All that is done to a batch is done while it is in the cache.
-        for start in range(0, positions.zero, BATCH):
-            some = slice(start, min(start + BATCH, positions.zero))
+        for start in range(0, positions.zero, _at_once(rows)):
+            some = slice(start, min(start + _at_once(rows), positions.zero))
             activation.write(_product(_gathered(rows, numbers[some]), kernel), compact[some])
             projected[some].addmm_(compact[some], weight)
         rows, numbers = compact, positions.around
     return projected
+
+
+def _at_once(values: Tensor) -> int:
+    """Positions that are gathered at once where values are."""
+    return BATCH if values.device.type == "cpu" else LAUNCH
 
 
 def _gathered(rows: Tensor, around: Tensor) -> Tensor:
