@@ -50,7 +50,7 @@ def planes_to_rgb(
 ) -> Tensor:
     """Planes of one frame -> [1, 3, H, W] fp32 RGB on the device; nominally [0, 1], never clipped."""
     height, width = planes[0].shape
-    values = [torch.from_numpy(np.ascontiguousarray(plane)).to(device).float() for plane in planes]
+    values = [_on_device(torch.from_numpy(np.ascontiguousarray(plane)), device).float() for plane in planes]
     if layout == RGB:
         g, b, r = values
         return torch.stack((r, g, b))[None] / 255
@@ -69,6 +69,11 @@ def planes_to_rgb(
     if layout.chroma_x:
         beyond = beyond.repeat_interleave(2, 2)[..., :width]
     return (beyond + y)[None]
+
+
+def _on_device(plane: Tensor, device: torch.device) -> Tensor:
+    """A plane on the device; a card fetches it by itself, from memory that is pinned, while the processor goes on."""
+    return plane.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else plane.to(device)
 
 
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> list[tuple[np.ndarray, ...]]:

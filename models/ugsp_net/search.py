@@ -220,7 +220,7 @@ class _State:
     def __init__(self, patches: _Patches, slopes: _Slopes, best: Tensor, cost: Tensor, fits: float) -> None:
         """best, cost: of all patches, [B, N, 2] and [B, N]; fits: the cost up to which one looks no further."""
         looks = cost > fits
-        most = int(looks.sum(1).max())
+        most = _most(looks, cost.shape[1])
         # What fits is never improved on.
         cost = torch.where(looks, cost, -torch.inf)
         if most > ALL * cost.shape[1]:
@@ -290,7 +290,7 @@ class _State:
     def look_far(self) -> None:
         """Try all flows within ``FAR`` positions of theirs for the patches that are lost."""
         lost = self._cost > LOST * self._patches.template.shape[1]
-        most = min(int(lost.sum(1).max()), max(LOST_LEAST, int(LOST_SHARE * lost.shape[1])))
+        most = _most(lost, min(lost.shape[1], max(LOST_LEAST, int(LOST_SHARE * lost.shape[1]))))
         if not most:
             return
         chosen = self._cost.topk(most, dim=1).indices
@@ -313,6 +313,12 @@ def _cost(residual: Tensor) -> Tensor:
     """Squared difference less that of the means, [B, S, ...] -> [B, ...]; never below that of equal patches."""
     total = residual.sum(1)
     return torch.addcmul(residual.square().sum(1), total, total, value=-1 / residual.shape[1]).clamp_(min=0)
+
+
+def _most(flags: Tensor, limit: int) -> int:
+    """How many of the flags [B, N] are set in a row at most, and no more than ``limit``. Elsewhere than on a processor
+    that number itself: doing what is in vain takes less than waiting for the device to tell."""
+    return min(int(flags.sum(1).max()), limit) if flags.device.type == "cpu" else limit
 
 
 def _few(device: torch.device) -> int:
@@ -345,7 +351,7 @@ def _search(
         best = halve(halve(filled)).flatten(2).transpose(1, 2).contiguous()  # the mean of each cell
     cost = _cost(patches.residual(best))
     fits = patches.template.shape[1] * NOISE / 4**level
-    if bool((cost > fits).any()):
+    if _most(cost > fits, 1):
         state = _State(patches, slopes, best, cost, fits)
         if coarser is None:
             everywhere = _displacements(REACH, first.device)[None, :, None]
@@ -381,7 +387,7 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     bright = luma(differs)
     coloured = differs.sub_(bright).square_().mean((1, 2))  # [B, N]
     lost = (coloured > COLOURED) & (coloured > PLAIN * bright.square_().mean((1, 2)))
-    most = min(int(lost.sum(1).max()), max(LOST_LEAST, int(LOST_SHARE * rows * columns)))
+    most = _most(lost, min(rows * columns, max(LOST_LEAST, int(LOST_SHARE * rows * columns))))
     if not most:
         return flow
     chosen = torch.where(lost, coloured, 0.0).topk(most, dim=1).indices  # [B, K]
