@@ -119,13 +119,13 @@ def test_a_batch_is_one_launch(on_device: None, monkeypatch: pytest.MonkeyPatch)
 
     for name in ("change", "trace", "still_pixels", "carry", "rgb_to_planes"):
         count(engine_module, name)
-    count(UGSP, "match")
-    count(UGSP, "interpolate")
+    for name in ("encode", "match", "coarse", "interpolate"):
+        count(UGSP, name)
     with torch.inference_mode(), device_elsewhere():
         engine = Interpolator(EngineOptions(None, "cpu", precision="fp32", batch_size="6"))
         engine.interpolate(requests(4))
     assert set(calls.values()) == {1}
-    assert len(calls) == 7
+    assert len(calls) == 9
 
 
 @pytest.mark.usefixtures("on_device")

@@ -327,7 +327,7 @@ class Interpolator:
         several = len(requests) > 1
         jobs: list[Callable[[], None]] = []
         jobs += [partial(self._search, some) for some in self._shared([*search.values()], several)]  # take longest
-        jobs += [partial(self._encode, *job) for job in encode.values()]
+        jobs += [partial(self._encode, some) for some in self._shared([*encode.values()], several)]
         for one in ready:
             for frame in (one.request.left, one.request.right):
                 if frame.index in encode:
@@ -339,8 +339,12 @@ class Interpolator:
         return ready
 
     @torch.inference_mode()
-    def _encode(self, source: _Source, window: Window) -> None:
-        source.encoding, source.encoded = self._net.encode(window.seen(source.small)), window
+    def _encode(self, some: Sequence[tuple[_Source, Window]]) -> None:
+        for window in dict.fromkeys(window for _, window in some):
+            sources = [source for source, its in some if its == window]
+            encodings = self._net.encode(_joined([window.seen(source.small) for source in sources]))
+            for source, encoding in zip(sources, encodings.chunk(len(sources)), strict=True):
+                source.encoding, source.encoded = encoding, window
 
     @torch.inference_mode()
     def _search(self, some: Sequence[tuple[_Pair, _Source, _Source]]) -> None:
