@@ -377,13 +377,13 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     pictures: [B, 3, h, w] RGB of 0 to 255, one value a point. The first half of the batch are the frames of which the
     second half are the others.
     """
-    batch, _, height, width = flow.shape
+    _, _, height, width = flow.shape
     grid = rows, columns = -(-height // CELL), -(-width // CELL)
     others = torch.cat(pictures.chunk(2)[::-1])
     filled = F.pad(flow, (0, columns * CELL - width, 0, rows * CELL - height), mode="replicate")
     begun = halve(halve(filled)).flatten(2).transpose(1, 2)  # [B, N, 2]
-    some = _one_in(COLOUR_SAMPLED)
-    differs = _all_patches(pictures, others, grid, some).residual(begun).view(batch, 3, -1, rows * columns)
+    patches = _all_patches(pictures, others, grid, _one_in(COLOUR_SAMPLED))
+    differs = patches.residual(begun).view(len(flow), 3, -1, rows * columns)
     bright = luma(differs)
     coloured = differs.sub_(bright).square_().mean((1, 2))  # [B, N]
     lost = (coloured > COLOURED) & (coloured > PLAIN * bright.square_().mean((1, 2)))
@@ -391,35 +391,47 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     if not most:
         return flow
     chosen = torch.where(lost, coloured, 0.0).topk(most, dim=1).indices  # [B, K]
-    lost, begun = lost.gather(1, chosen), begun.gather(1, chosen[..., None].expand(-1, -1, 2))
-    # All positions of these patches.
-    unit = flow.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
-    inside = torch.cartesian_prod(*2 * [torch.arange(PATCH, device=flow.device)]).flip(1)  # [64, 2] (x, y)
-    corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
-    places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
-    template = _read(pictures, places)  # [B, 3, 64, K]
-    look = torch.tensor(some, device=flow.device)
-    patches = _Patches(template.index_select(2, look).flatten(1, 2), places.index_select(1, look), unit, others)
+    begun = begun.gather(1, chosen[..., None].expand(-1, -1, 2))
+    patches = patches.take(chosen)
     found, cost = begun, _cost(patches.residual(begun))
     least = cost
     for steps in (2 * _displacements(FAR, flow.device)).split(max(1, _few(flow.device) // most)):
         found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
     for step in _CLOSER:
         found, least = _best_of(patches, found[:, None] + step * _displacements(1, flow.device)[:, None], found, least)
-    # Of the points in the middle of each, those take its flow which, with those beside them, fit better by it.
-    before = _read(filled, places).permute(0, 2, 3, 1)
+    better = lost.gather(1, chosen) & (least < SEEN * cost)
+    return _where_better(pictures, others, filled, chosen, found, better)[..., :height, :width]
+
+
+def _where_better(
+    pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
+) -> Tensor:
+    """The flow [B, 2, CELL rows, CELL columns] with what was found for some patches put into the cell in the middle of
+    each: to the points that, with those beside them, fit better by it.
+
+    pictures, others: [B, 3, h, w], the frames and those in which they were looked for; chosen: [B, K], the numbers of
+    the patches; found: [B, K, 2], their flow; better: [B, K], whether it is to be put in at all.
+    """
+    batch, most = chosen.shape
+    columns = flow.shape[-1] // CELL
+    height, width = pictures.shape[-2:]
+    unit = flow.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
+    inside = torch.cartesian_prod(*2 * [torch.arange(PATCH, device=flow.device)]).flip(1)  # [64, 2] (x, y)
+    corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
+    places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
+    template, before = _read(pictures, places), _read(flow[..., :height, :width], places).permute(0, 2, 3, 1)
     fits = []
     for way in (before, found[:, None]):
         misfit = (_read(others, places + way * unit) - template).square().sum(1)  # [B, 64, K]
         squares = misfit.transpose(1, 2).reshape(-1, 1, PATCH, PATCH)
         fits.append(F.avg_pool2d(squares, 3, stride=1)[..., 1:-1, 1:-1].reshape(batch, most, CELL**2))
-    takes = (lost & (least < SEEN * cost))[..., None] & (fits[1] < fits[0])  # [B, K, 16]
+    takes = better[..., None] & (fits[1] < fits[0])  # [B, K, 16]
     points = corner[:, :, None] + inside.view(PATCH, PATCH, 2)[:CELL, :CELL].reshape(-1, 2)  # [B, K, 16, 2]
     points = (points[..., 1] * columns * CELL + points[..., 0]).flatten(1)[:, None].expand(-1, 2, -1)
-    values = filled.flatten(2)
+    values = flow.flatten(2)
     taken = found.transpose(1, 2).repeat_interleave(CELL**2, dim=2)
     taken = torch.where(takes.flatten(1)[:, None], taken, values.gather(2, points))
-    return values.scatter(2, points, taken).view_as(filled)[..., :height, :width]
+    return values.scatter(2, points, taken).view_as(flow)
 
 
 def _best_of(patches: _Patches, tried: Tensor, flow: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
