@@ -325,8 +325,10 @@ class Interpolator:
                     window = one.seen if before is None else before.joined(one.seen)
                     encode[frame.index] = source, window
         several = len(requests) > 1
-        jobs: list[Callable[[], None]] = []
-        jobs += [partial(self._search, some) for some in self._shared([*search.values()], several)]  # take longest
+        # Searches first, since they take longest.
+        jobs: list[Callable[[], None]] = [
+            partial(self._search, some) for some in self._shared([*search.values()], several)
+        ]
         jobs += [partial(self._encode, some) for some in self._shared([*encode.values()], several)]
         for one in ready:
             for frame in (one.request.left, one.request.right):
@@ -480,7 +482,7 @@ class Interpolator:
 
     @torch.inference_mode()
     def _compared(self, some: Sequence[tuple[Tensor, Tensor]]) -> list[_Pair]:
-        """Frames that follow each other, as the network sees them."""
+        """What is known of frames that follow each other, [1, 3, H, W] each, as the network sees them."""
         side = self._net.config.grid_stride(PRUNED[0])
         lefts, rights = zip(*some, strict=True)
         changed = change(_joined(lefts), _joined(rights))

@@ -156,7 +156,7 @@ def bounds(mask: Tensor) -> tuple[slice, slice] | None:
     """Rows and columns of the smallest rectangle that holds all blocks of a mask in all pictures; None without any."""
     spans = []
     for dim in (3, 2):
-        there = mask.amax((0, 1, dim)).cpu().nonzero().flatten()  # a device is waited for once
+        there = mask.amax((0, 1, dim)).cpu().nonzero().flatten()  # a device is waited for here alone
         if not len(there):
             return None
         spans.append(slice(int(there[0]), int(there[-1]) + 1))

@@ -45,7 +45,7 @@ LOST = 100.0
 round, and looks farther: small things that move fast are not there at smaller sizes."""
 LOST_SHARE = 0.02
 LOST_LEAST = 32
-"""At most that share of the patches that look do, or so many where that is more: those that fit worst."""
+"""At most that share of the patches do, or so many where that is more: those that fit worst."""
 FAR = 6
 """They try every flow within so many positions of theirs (24 pixels) ..."""
 FOUND = 0.35
@@ -177,9 +177,7 @@ class _Patches:
         several = flow.ndim == 4
         places = self.places[:, :, None] if several else self.places
         grid = torch.add(places, (flow * self.unit)[:, None])
-        found = F.grid_sample(
-            self.other, grid.flatten(2, -2), mode="bilinear", padding_mode="border", align_corners=True
-        )
+        found = _read(self.other, grid.flatten(2, -2))
         found = found.view(len(found), -1, *grid.shape[2:-1])
         return found.sub_(self.template[:, :, None] if several else self.template)
 
@@ -290,16 +288,14 @@ class _State:
     def look_far(self) -> None:
         """Try all flows within ``FAR`` positions of theirs for the patches that are lost."""
         lost = self._cost > LOST * self._patches.template.shape[1]
-        most = _most(lost, min(lost.shape[1], max(LOST_LEAST, int(LOST_SHARE * lost.shape[1]))))
+        most = _most_lost(lost)
         if not most:
             return
         chosen = self._cost.topk(most, dim=1).indices
         places = chosen[..., None].expand(-1, -1, 2)
         patches, lost, cost = self._patches.take(chosen), lost.gather(1, chosen), self._cost.gather(1, chosen)
-        begun = found = self._flow.gather(1, places)
-        least = cost
-        for steps in _displacements(FAR, lost.device).split(max(1, _few(lost.device) // most)):
-            found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
+        begun = self._flow.gather(1, places)
+        found, least = _best_around(patches, begun, cost, _displacements(FAR, lost.device))
         better = lost & (least < FOUND * cost)
         self._flow = self._flow.scatter(1, places, torch.where(better[..., None], found, begun))
         self._cost = self._cost.scatter(1, chosen, torch.where(better, least, cost))
@@ -319,6 +315,12 @@ def _most(flags: Tensor, limit: int) -> int:
     """How many of the flags [B, N] are set in a row at most, and no more than ``limit``. Elsewhere than on a processor
     that number itself: doing what is in vain takes less than waiting for the device to tell."""
     return min(int(flags.sum(1).max()), limit) if flags.device.type == "cpu" else limit
+
+
+def _most_lost(lost: Tensor) -> int:
+    """How many patches of each frame look farther, where these [B, N] are lost."""
+    count = lost.shape[1]
+    return _most(lost, min(count, max(LOST_LEAST, int(LOST_SHARE * count))))
 
 
 def _few(device: torch.device) -> int:
@@ -387,42 +389,38 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     bright = luma(differs)
     coloured = differs.sub_(bright).square_().mean((1, 2))  # [B, N]
     lost = (coloured > COLOURED) & (coloured > PLAIN * bright.square_().mean((1, 2)))
-    most = _most(lost, min(rows * columns, max(LOST_LEAST, int(LOST_SHARE * rows * columns))))
+    most = _most_lost(lost)
     if not most:
         return flow
     chosen = torch.where(lost, coloured, 0.0).topk(most, dim=1).indices  # [B, K]
-    begun = begun.gather(1, chosen[..., None].expand(-1, -1, 2))
-    patches = patches.take(chosen)
-    found, cost = begun, _cost(patches.residual(begun))
-    least = cost
-    for steps in (2 * _displacements(FAR, flow.device)).split(max(1, _few(flow.device) // most)):
-        found, least = _best_of(patches, begun[:, None] + steps[:, None], found, least)
+    patches, begun = patches.take(chosen), begun.gather(1, chosen[..., None].expand(-1, -1, 2))
+    cost = _cost(patches.residual(begun))
+    found, least = _best_around(patches, begun, cost, 2 * _displacements(FAR, flow.device))
     for step in _CLOSER:
-        found, least = _best_of(patches, found[:, None] + step * _displacements(1, flow.device)[:, None], found, least)
+        found, least = _best_around(patches, found, least, step * _displacements(1, flow.device))
     better = lost.gather(1, chosen) & (least < SEEN * cost)
-    return _where_better(pictures, others, filled, chosen, found, better)[..., :height, :width]
+    return _where_better(pictures, patches, filled, chosen, found, better)[..., :height, :width]
 
 
 def _where_better(
-    pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
+    pictures: Tensor, patches: _Patches, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
 ) -> Tensor:
     """The flow [B, 2, CELL rows, CELL columns] with what was found for some patches put into the cell in the middle of
     each: to the points that, with those beside them, fit better by it.
 
-    pictures, others: [B, 3, h, w], the frames and those in which they were looked for; chosen: [B, K], the numbers of
-    the patches; found: [B, K, 2], their flow; better: [B, K], whether it is to be put in at all.
+    pictures: [B, 3, h, w], the frames; patches: these of them, with whatever positions; chosen: [B, K], their numbers;
+    found: [B, K, 2], their flow; better: [B, K] bool, whether it is to be put in at all.
     """
     batch, most = chosen.shape
     columns = flow.shape[-1] // CELL
     height, width = pictures.shape[-2:]
-    unit = flow.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
     inside = torch.cartesian_prod(*2 * [torch.arange(PATCH, device=flow.device)]).flip(1)  # [64, 2] (x, y)
     corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
-    places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
+    places = (corner[:, None] + inside[:, None] - _MARGIN) * patches.unit - 1  # [B, 64, K, 2]
     template, before = _read(pictures, places), _read(flow[..., :height, :width], places).permute(0, 2, 3, 1)
     fits = []
     for way in (before, found[:, None]):
-        misfit = (_read(others, places + way * unit) - template).square().sum(1)  # [B, 64, K]
+        misfit = (_read(patches.other, places + way * patches.unit) - template).square().sum(1)  # [B, 64, K]
         squares = misfit.transpose(1, 2).reshape(-1, 1, PATCH, PATCH)
         fits.append(F.avg_pool2d(squares, 3, stride=1)[..., 1:-1, 1:-1].reshape(batch, most, CELL**2))
     takes = better[..., None] & (fits[1] < fits[0])  # [B, K, 16]
@@ -439,6 +437,14 @@ def _best_of(patches: _Patches, tried: Tensor, flow: Tensor, cost: Tensor) -> tu
     costs, first = _cost(patches.residual(tried)).min(1)
     best = tried.gather(1, first[:, None, :, None].expand(-1, -1, -1, 2))[:, 0]
     return torch.where((costs < cost)[..., None], best, flow), torch.minimum(costs, cost)
+
+
+def _best_around(patches: _Patches, flow: Tensor, cost: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of each patch's flow and of all that are so far from it, steps [F, 2]."""
+    best, least = flow, cost
+    for some in steps.split(max(1, _few(flow.device) // flow.shape[1])):
+        best, least = _best_of(patches, flow[:, None] + some[:, None], best, least)
+    return best, least
 
 
 def _read(source: Tensor, places: Tensor) -> Tensor:
