@@ -88,7 +88,8 @@ def test_what_one_direction_has_found_serves_the_other() -> None:
     grid = images.shape[-2] // search.CELL, images.shape[-1] // search.CELL
     patches, slopes = search._cut(images, images.flip(0), grid, list(range(search.PATCH**2)))
     known = torch.tensor([[0.0, 0.0], [-6.0, 0.0]])[:, None].repeat(1, grid[0] * grid[1], 1)
-    state = search._State(patches, slopes, known, search._cost(patches.residual(known)), fits=0.0)
+    residual = patches.residual(known)
+    state = search._State(patches, slopes, known, residual, search._cost(residual), fits=0.0)
     state.try_back(grid)
     there, back = state.best.view(2, *grid, 2)[:, 2:-2, 4:-4]
     torch.testing.assert_close(there, torch.tensor([6.0, 0.0]).expand_as(there))
@@ -155,16 +156,16 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(F, "grid_sample", counting)
     frames = texture(112, 208), texture(112, 208, seed=1)
     inverse_search(*frames)
-    # Patches, rounds, compared positions, flows to begin with and positions that say how well a patch fits in the end,
-    # at a half, a quarter, an eighth and a sixteenth of the size: at the last one all displacements are tried, at the
-    # others what the smaller one found, and at the first what the other direction has.
+    # Patches, rounds, compared positions and flows to begin with, at a half, a quarter, an eighth and a sixteenth of
+    # the size: at the last one all displacements are tried, at the others what the smaller one found, and at the first
+    # what the other direction has. In the end a quarter of the positions say how well a patch fits.
     compared = stepped = 0
-    sizes = (26 * 14, 2, 22, 2, 16), (13 * 7, 3, 32, 1, 64), (7 * 4, 5, 64, 1, 64), (4 * 2, 5, 64, 25, 64)
-    for patches, rounds, positions, first, last in sizes:
-        compared += 2 * patches * (positions * (1 + first + 6 * rounds) + last)
+    sizes = (26 * 14, 2, 22, 2), (13 * 7, 3, 32, 1), (7 * 4, 3, 64, 1), (4 * 2, 4, 64, 25)
+    for patches, rounds, positions, first in sizes:
+        compared += 2 * patches * (positions * (1 + first + 5 * rounds) + 16)
         stepped += 2 * patches * positions * rounds
-    # Of the second size's patches those that fit worst look farther.
-    compared += 2 * 32 * 32 * 13**2
+    # Of the second size's patches those that fit worst look farther; what differs in the end is read once more.
+    compared += 2 * 32 * 32 * (13**2 + 1)
     # In the end all see their colours with 16 positions, those of the worst are looked for, and at all of their
     # positions both flows are compared in what they read.
     compared += 2 * 16 * 3 * (13 * 7 + 32 * (1 + 13**2 + 3 * 9)) + 2 * 32 * 64 * (3 + 2 + 3 + 3)
