@@ -176,7 +176,8 @@ _Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every convolution and matrix product with its operands."""
+    """Notes every convolution and matrix product with its operands; activations that oneDNN does with them are left
+    out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +187,10 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        if any(name.startswith(product) for product in _PRODUCTS):
+        if name == "_convolution_pointwise":  # (x, weight, bias, padding, stride, dilation, groups, activation ...)
+            x, weight, bias, padding, stride, dilation, groups = args[:7]
+            self.calls.append((torch.ops.aten.conv2d.default, (x, weight, bias, stride, padding, dilation, groups), {}))
+        elif any(name.startswith(product) for product in _PRODUCTS):
             self.calls.append((func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ugsp_net import matching
-from ugsp_net.blocks import Activation, Conv, Encoder, Level, Synthesis
+from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import (
     Gate,
@@ -200,7 +200,7 @@ class UGSP(nn.Module):
                 self.gates.append(Conv(channels[index - 1], 1))
             if matched:
                 count = (2 * config.matching_radius[index] + 1) ** 2
-                reducer = nn.Sequential(Conv(count, matched, kernel=1), Activation(config.activation, matched))
+                reducer = Convolutions(Conv(count, matched, kernel=1), Activation(config.activation, matched))
                 self.reducers.append(reducer)
             else:
                 self.reducers.append(nn.Identity())
@@ -562,12 +562,10 @@ class UGSP(nn.Module):
         self, index: int, first: Encoding, second: Encoding, feature: Tensor, flow: Tensor, t: Tensor
     ) -> Tensor:
         """What ``_inputs`` and ``_join`` make."""
-        if torch.is_grad_enabled() or flow.device.type != "cpu" or self.config.matching_radius[index]:
+        if torch.is_grad_enabled() or flow.device.type != "cpu":
             return self._join(self._inputs(index, first, second, feature, flow), flow, t)
         # A processor reads features in their own type, position by position, in two thirds of the time.
-        batch, _, height, width = flow.shape
-        rows = self._sparse_inputs(index, first, second, feature, flow, t).rows(torch.arange(batch * height * width))
-        return rows[:-1].view(batch, height, width, -1).permute(0, 3, 1, 2)
+        return self._sparse_inputs(index, first, second, feature, flow, t).whole()
 
     def _sparse_inputs(
         self, index: int, first: Encoding, second: Encoding, feature: Tensor, flow: Tensor, t: Tensor

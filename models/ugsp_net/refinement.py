@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ugsp_net.blocks import Activation, Conv, Encoder, Enlarge
+from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Enlarge
 from ugsp_net.config import CONTEXT_CHANNELS, NetConfig
 from ugsp_net.warp import backward_warp
 
@@ -34,7 +34,7 @@ class Refinement(nn.Module):
         for channels in CONTEXT_CHANNELS:
             width = 2 * channels
             self.down.append(
-                nn.Sequential(
+                Convolutions(
                     Conv(inputs, width, stride=2),
                     Activation(config.activation, width),
                     Conv(width, width),

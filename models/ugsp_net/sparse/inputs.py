@@ -71,10 +71,36 @@ class SparseInputs:
             right = around.read(self.right)
             matched = squares.match(left, right, self.matching, self.dtype)
             parts = [left, right.index_select(0, squares.here), above, matched]
-        parts.append(flow.clamp(-self.bound, self.bound).T)
+        return self._joined(parts, flow, picture)
+
+    def whole(self) -> Tensor:
+        """All of them: [B, 2 C + C' (+ matched) + 4 (+ 1), H, W], channels last."""
+        batch, _, height, width = self.flow.shape
+        flow = self.flow.transpose(0, 1).flatten(1)
+        picture, here = _places(torch.arange(batch * height * width), height, width)
+        above = _Bilinear(picture, here / 2 - 0.25, (height // 2, width // 2)).read(self.above)
+        parts = [
+            _Bilinear(picture, here + way, (height, width)).read(source)
+            for way, source in zip(flow.split(2), (self.left, self.right), strict=True)
+        ]
+        if self.matching is None:
+            parts.append(above)
+        else:
+            one, other = (
+                matching.unit_length(read).to(self.dtype).view(batch, height, width, -1).permute(0, 3, 1, 2)
+                for read in parts
+            )
+            found = matching.local_correlation(one, other, self.matching.radius).to(self.dtype)
+            parts += [above, self.matching.reduce(found).permute(0, 2, 3, 1).flatten(0, 2)]
+        return self._joined(parts, flow, picture)[:-1].view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _joined(self, parts: list[Tensor], flow: Tensor, picture: Tensor) -> Tensor:
+        """What was read at U positions, their flow [4, U] and the instants of their pictures [U], beside each other,
+        then a row of zeros."""
+        parts = [*parts, flow.clamp(-self.bound, self.bound).T]
         if self.t is not None:
             parts.append(self.t[picture, None])
-        joined = flow.new_empty((positions.shape[0] + 1, sum(part.shape[1] for part in parts)), dtype=self.dtype)
+        joined = flow.new_empty((len(picture) + 1, sum(part.shape[1] for part in parts)), dtype=self.dtype)
         joined[-1] = 0
         for part, target in zip(parts, joined[:-1].split([part.shape[1] for part in parts], dim=1), strict=True):
             target.copy_(part)
@@ -153,8 +179,9 @@ def distinct(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def filled_up(items: Tensor, multiple: int) -> Tensor:
-    """Items [N], N > 0, the last one repeated until their number is a multiple."""
-    return torch.cat((items, items[-1:].expand(-len(items) % multiple)))
+    """Items [N, ...], N > 0, the last one repeated until their number is a multiple."""
+    missing = -len(items) % multiple
+    return torch.cat((items, items[-1:].expand(missing, *items.shape[1:]))) if missing else items
 
 
 def _gathered(rows: Tensor, numbers: Tensor) -> Tensor:
@@ -181,17 +208,21 @@ class _Bilinear:
         """picture: [U]; place: [2, U] (x, y), overwritten; size: rows and columns."""
         height, width = size
         most = place.new_tensor((width - 1, height - 1))[:, None]
-        corner = torch.minimum(place.clamp_(min=0), most, out=place).floor()
-        beyond = place.sub_(corner)
-        x, y = corner.long()
-        step_x, step_y = (corner < most).long()
-        first = torch.add(x, torch.add(y, picture, alpha=height), alpha=width)
-        below = torch.add(first, step_y, alpha=width)
-        self._places = torch.stack((first, first + step_x, below, below + step_x), dim=1)  # [U, 4]
-        across, down = torch.stack((1 - beyond, beyond)).unbind(1)  # [2, U] each: near, far
-        self._weights = (down[:, None] * across).flatten(0, 1).T.contiguous()  # [U, 4]
+        place = torch.minimum(place.clamp_(min=0), most, out=place)
+        # At the far border all of the weight is beyond the corner, so that there always is something beyond it.
+        corner = torch.minimum(place.floor(), (most - 1).clamp_(min=0))
+        self._beyond = place.sub_(corner)
+        column, row = corner.to(torch.int32)
+        first = row.add_(picture, alpha=height).mul_(width).add_(column)
+        right, below = min(1, width - 1), width * min(1, height - 1)
+        self._places = first[:, None] + first.new_tensor((0, right, below, below + right))  # [U, 4]
 
     def read(self, source: Tensor) -> Tensor:
         """[B, C, H, W] -> [U, C], of its type; in bf16 the weights are rounded to it too."""
         rows = source.permute(0, 2, 3, 1).reshape(-1, source.shape[1])
-        return F.embedding_bag(self._places, rows, per_sample_weights=self._weights.to(rows.dtype), mode="sum")
+        x, y = self._beyond
+        right, below_right = (1 - y) * x, y * x
+        weights = rows.new_empty(self._places.shape)
+        for column, weight in enumerate(((1 - y) - right, right, y - below_right, below_right)):
+            weights[:, column] = weight
+        return F.embedding_bag(self._places, rows, per_sample_weights=weights, mode="sum")

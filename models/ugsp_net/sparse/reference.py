@@ -15,7 +15,7 @@ def run_reference(level: Level, x: Tensor, mask: Tensor | None) -> Tensor:
         mask = enlarge(mask, block_side(mask, *x.shape[-2:])).to(x.dtype)  # [B, 1, H, W]
     projection = Projection(level)
     for conv, activation in level.layers:
-        x = activation(conv(x))
+        x = conv(x, activation)
         if mask is not None:
             x = x * mask
         projection.add(x)
