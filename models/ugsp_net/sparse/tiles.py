@@ -32,14 +32,14 @@ ROUND = 128
 """The last batch is filled up to a multiple of this, because oneDNN prepares a product anew for every size it meets,
 which costs more than the product itself."""
 
-PAYS_BELOW = 0.8
+PAYS_BELOW = 0.7
 """Share of a level that is active up to which active blocks alone are faster than the dense level: where the two took
 equal time on one core, inputs, correlation and enlargement included on both sides, with masks of connected regions. At
 strides 8, 4 and 2, shares of 0.2, 0.4, 0.6 and 0.8 took these parts of the dense level's time:
 
-1280x720, bf16 (AVX512-BF16): 0.34, 0.55, 0.80, 1.02; 0.28, 0.51, 0.71, 0.94; 0.28, 0.51, 0.75, 0.99;
-1920x1080, bf16: 0.26, 0.51, 0.71, 0.91; 0.26, 0.49, 0.67, 0.87; 0.28, 0.53, 0.78, 1.03;
-1280x720, fp32: 0.35, 0.64, 0.87, 1.08; 0.27, 0.48, 0.71, 0.93; 0.27, 0.50, 0.76, 0.95."""
+1280x720, bf16 (AVX512-BF16): 0.45, 0.69, 0.96, 1.19; 0.30, 0.56, 0.80, 1.03; 0.32, 0.61, 0.89, 1.17;
+1920x1080, bf16: 0.39, 0.66, 0.91, 1.18; 0.28, 0.53, 0.76, 1.00; 0.32, 0.60, 0.89, 1.17;
+1280x720, fp32: 0.42, 0.67, 0.91, 1.19; 0.29, 0.53, 0.77, 1.00; 0.27, 0.52, 0.77, 1.02."""
 
 
 def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
