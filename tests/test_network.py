@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net, smooth_frames
 from tests.test_search import texture
-from ugsp_net import checkpoint, matching, network, warp
+from ugsp_net import blocks, checkpoint, matching, network, warp
 from ugsp_net.config import NetConfig
 from ugsp_net.masks import (
     agreement,
@@ -406,6 +406,46 @@ def test_flow_that_was_found_reaches_every_level(bent: bool) -> None:
     assert part.found is not None
     assert part.bent == bent
     assert not any(map(len, (part.flow, part.feature, *part.found.flows, part.found.prior, part.found.still)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 5), (1, 4, 7, 6), (2, 2, 24, 40)])
+def test_enlargement_is_that_of_torch(shape: tuple[int, ...]) -> None:
+    for values in (torch.randn(shape), torch.randn(shape).mT, torch.randn(2, *shape[1:])[:1, :, :1]):
+        expected = F.interpolate(values, scale_factor=2.0, mode="bilinear", align_corners=False)
+        with torch.inference_mode():
+            torch.testing.assert_close(upsample(values), expected)
+        torch.testing.assert_close(upsample(values.clone().requires_grad_()), expected)
+
+
+@pytest.mark.parametrize("kind", ["leaky", "prelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_within_products_are_those_after_them(kind: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv, activation = blocks.Conv(5, 6, stride=2).to(dtype), blocks.Activation(kind, 6)
+    x, kernel = torch.randn(2, 5, 9, 12, dtype=dtype), torch.randn(6, 5, dtype=dtype)
+    rows = torch.randn(32, 5, dtype=dtype)
+    close = 1e-5 if dtype == torch.float32 else 2e-2
+    with torch.inference_mode():
+        torch.testing.assert_close(conv(x, activation), activation(conv(x)), rtol=close, atol=close)
+        torch.testing.assert_close(
+            blocks.Convolutions(conv, activation)(x), activation(conv(x)), rtol=close, atol=close
+        )
+        expected = activation(F.linear(rows, kernel))
+        torch.testing.assert_close(blocks.linear(rows, kernel, activation), expected, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("radius", [0, 2])
+@pytest.mark.parametrize("moved", [0.0, 40.0])
+def test_inputs_of_a_whole_level_are_those_that_are_learnt_from(radius: int, moved: float) -> None:
+    """Also where flow leads out of the picture."""
+    net = UGSP(dataclasses.replace(SMALL, matching_radius=(0, radius, 0, 0))).eval()
+    torch.manual_seed(0)
+    first, second = (net.encode(torch.rand(2, 3, 64, 96)) for _ in range(2))
+    feature, flow = torch.randn(2, SMALL.encoder_channels[1], 8, 12), moved * torch.randn(2, 4, 16, 24)
+    t = torch.tensor([0.25, 0.5])
+    learnt = net._join(net._inputs(1, first, second, feature, flow), flow, t)
+    with torch.inference_mode():
+        torch.testing.assert_close(net._whole_inputs(1, first, second, feature, flow, t), learnt, rtol=1e-4, atol=1e-4)
 
 
 def test_flow_is_searched_where_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,29 @@ def test_what_one_direction_has_found_serves_the_other() -> None:
     torch.testing.assert_close(back, -there)  # the way that stands still does not fit
 
 
+@pytest.mark.parametrize("fitting", [0.0, 0.5])
+def test_what_differs_by_the_best_flow_is_known(fitting: float) -> None:
+    """Whatever was tried, and where only some of the patches look."""
+    images = torch.cat((texture(96, 128), texture(96, 128, seed=1))).mean(1, keepdim=True) * 255
+    grid = images.shape[-2] // search.CELL, images.shape[-1] // search.CELL
+    patches, slopes = search._cut(images, images.flip(0), grid, search._one_in(2))
+    begun = torch.zeros(2, grid[0] * grid[1], 2)
+    residual = patches.residual(begun)
+    cost = search._cost(residual)
+    state = search._State(patches, slopes, begun, residual, cost, float(cost.quantile(fitting)) if fitting else 0.0)
+    first = float(state._cost.clamp(min=0).sum())
+    for distance in (2, 1):
+        state.look_far()
+        state.try_around(grid, distance)
+        state.step()
+    state.try_back(grid)
+    torch.testing.assert_close(state._residual, state._patches.residual(state._flow), rtol=0, atol=1e-2)
+    looking = torch.isfinite(state._cost)
+    torch.testing.assert_close(state._cost[looking], search._cost(state._residual)[looking], rtol=1e-3, atol=1.0)
+    assert float(state._cost.clamp(min=0).sum()) < 0.9 * first
+    assert state._flow.shape[1] < begun.shape[1] if fitting else state._flow.shape == begun.shape
+
+
 def test_what_is_small_and_fast_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disc that is gone at the sizes at which its motion is short, before a background that stands still."""
     ground, thing = texture(192, 320), texture(192, 320, seed=1)
