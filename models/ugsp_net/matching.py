@@ -25,6 +25,16 @@ def local_correlation(first: Tensor, second: Tensor, radius: int) -> Tensor:
     first, second: [B, C, H, W] of one type. Returns [B, (2 radius + 1)^2, H, W] fp32, displacements row by row (dy,
     then dx) from -radius; zero where ``x + d`` lies outside.
     """
+    found = squares_correlation(first, second, radius)  # [B, rows, columns, side, side, T, T]
+    batch, rows, columns, side = found.shape[:4]
+    out = found.reshape(batch, rows, columns, side * side, TILE, TILE).permute(0, 3, 1, 4, 2, 5)
+    height, width = first.shape[-2:]
+    return out.reshape(batch, side * side, rows * TILE, columns * TILE)[..., :height, :width].float()
+
+
+def squares_correlation(first: Tensor, second: Tensor, radius: int) -> Tensor:
+    """The same in squares of T x T positions, which cover the maps: [B, rows, columns, side, side, T, T] (dy, dx, y, x)
+    of the maps' type, with side = 2 radius + 1."""
     batch, channels, height, width = first.shape
     reach = TILE + 2 * radius
     rows, columns = -(-height // TILE), -(-width // TILE)
@@ -35,10 +45,8 @@ def local_correlation(first: Tensor, second: Tensor, radius: int) -> Tensor:
     padded = F.pad(second.permute(0, 2, 3, 1), (0, 0, radius, radius + right, radius, radius + below))
     windows = padded.unfold(1, reach, TILE).unfold(2, reach, TILE)  # [B, rows, columns, C, reach, reach]
     windows = windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, reach * reach, channels)
-    found = correlate_squares(left, windows, radius)  # [B * rows * columns, side, side, T, T]
-    side = 2 * radius + 1
-    out = found.reshape(batch, rows, columns, side * side, TILE, TILE).permute(0, 3, 1, 4, 2, 5)
-    return out.reshape(batch, side * side, rows * TILE, columns * TILE)[..., :height, :width].float()
+    found: Tensor = correlate_squares(left, windows, radius).unflatten(0, (batch, rows, columns))
+    return found
 
 
 def correlate_squares(squares: Tensor, windows: Tensor, radius: int) -> Tensor:

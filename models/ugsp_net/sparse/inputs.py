@@ -90,8 +90,10 @@ class SparseInputs:
                 matching.unit_length(read).to(self.dtype).view(batch, height, width, -1).permute(0, 3, 1, 2)
                 for read in parts
             )
-            found = matching.local_correlation(one, other, self.matching.radius).to(self.dtype)
-            parts += [above, self.matching.reduce(found).permute(0, 2, 3, 1).flatten(0, 2)]
+            found = matching.squares_correlation(one, other, self.matching.radius)
+            reduced = _reduced(found.flatten(0, 2), self.matching).unflatten(0, found.shape[:3])
+            placed = reduced.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+            parts += [above, placed.flatten(0, 2)]
         return self._joined(parts, flow, picture)[:-1].view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def _joined(self, parts: list[Tensor], flow: Tensor, picture: Tensor) -> Tensor:
@@ -162,10 +164,14 @@ class _Squares:
         """left: [U, C] at the chosen positions; around: [V, C] of the other frame -> [U, matched]."""
         one = _gathered(matching.unit_length(left).to(dtype), self._inner)  # [N, T * T, C]
         other = _gathered(matching.unit_length(around).to(dtype), self._windows)
-        found = matching.correlate_squares(one, other, how.radius)  # [N, side, side, T, T]
-        found = found.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)  # channels last
-        reduced = how.reduce(found).permute(0, 2, 3, 1).flatten(0, 2)  # [N * T * T, matched]
-        return reduced.index_select(0, self._read)
+        reduced = _reduced(matching.correlate_squares(one, other, how.radius), how)
+        return reduced.flatten(0, 2).index_select(0, self._read)
+
+
+def _reduced(found: Tensor, how: Matching) -> Tensor:
+    """What is made of squares' correlations [N, side, side, T, T]: [N, T, T, matched]."""
+    channels_last = found.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+    return how.reduce(channels_last).permute(0, 2, 3, 1)
 
 
 def distinct(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
