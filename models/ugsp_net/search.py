@@ -24,9 +24,11 @@ POINT = 2 * STRIDE
 """Image pixels between points of the flow: finer than patches can tell apart anyway."""
 PATCH = 8
 """Side of a patch, positions."""
-SPACING = POINT // STRIDE
 CELL = PATCH // 2
 """Positions between patches: every position lies in four of them."""
+SPACING = POINT // STRIDE
+"""Positions of each size between those for which flow is averaged: points at the finest, and cells of the next finer
+size at the others."""
 SMALLEST = 6
 """The picture is halved as long as its shorter side keeps so many positions."""
 DISTANCES = ((2, 1), (2, 1, 1), (2, 1, 1), (2, 1, 2, 1))
@@ -342,10 +344,11 @@ def _displacements(reach: int, device: torch.device) -> Tensor:
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:
-    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255, from a first guess [B, 2, h, w]: at every
-    position, at the finest size at every point, and of the patches by themselves, [B, 2, rows, columns].
+    """Flow first -> second at one size, both [B, 1, h, w] of 0 to 255: at one in ``SPACING`` positions down and across,
+    [B, 2, h / SPACING, w / SPACING], and of the patches by themselves, [B, 2, rows, columns].
 
-    coarser: the latter of the next smaller size, which has not been averaged away where motion changes.
+    flow, coarser: the same of the next smaller size; None at the smallest. The latter has not been averaged away where
+    motion changes.
     """
     batch, _, height, width = first.shape
     rows, columns = grid = -(-height // CELL), -(-width // CELL)
@@ -463,10 +466,9 @@ def _read(source: Tensor, places: Tensor) -> Tensor:
 
 def _averaged(first: Tensor, second: Tensor, grid: tuple[int, int], best: Tensor) -> Tensor:
     """The mean of the patches' flows [B, N, 2], weighted by how well each fits: [B, 2, h / SPACING, w / SPACING]."""
-    spacing = SPACING
-    (rows, columns), (height, width) = grid, (-(-side // spacing) for side in first.shape[-2:])
-    side, cell, margin = PATCH // spacing, CELL // spacing, _MARGIN // spacing
-    positions = [PATCH * row + column for row, column in product(range(0, PATCH, spacing), repeat=2)]
+    (rows, columns), (height, width) = grid, (-(-side // SPACING) for side in first.shape[-2:])
+    side, cell, margin = PATCH // SPACING, CELL // SPACING, _MARGIN // SPACING
+    positions = [PATCH * row + column for row, column in product(range(0, PATCH, SPACING), repeat=2)]
     misfit = _all_patches(first, second, grid, positions).residual(best)
     fit = _cost(misfit).div_(side**2).add_(4.0)
     weight = misfit.abs_().clamp_(min=1.0).mul_(fit[:, None]).reciprocal_()
