@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.blocks import Activation, Level, Synthesis, convolution, linear
+from ugsp_net.blocks import Level, Synthesis, linear
 from ugsp_net.masks import block_side, enlarge
 from ugsp_net.matching import TILE
 from ugsp_net.pooling import largest_around
@@ -39,7 +39,7 @@ strides 8, 4 and 2, shares of 0.2, 0.4, 0.6 and 0.8 took these parts of the dens
 
 1280x720, bf16 (AVX512-BF16): 0.45, 0.69, 0.96, 1.19; 0.30, 0.56, 0.80, 1.03; 0.32, 0.61, 0.89, 1.17;
 1920x1080, bf16: 0.39, 0.66, 0.91, 1.18; 0.28, 0.53, 0.76, 1.00; 0.32, 0.60, 0.89, 1.17;
-1280x720, fp32: 0.42, 0.67, 0.91, 1.19; 0.29, 0.53, 0.77, 1.00; 0.27, 0.52, 0.77, 1.02."""
+1280x720, fp32: 0.36, 0.61, 0.87, 1.09; 0.28, 0.55, 0.81, 1.05; 0.26, 0.51, 0.76, 0.98."""
 
 
 def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
@@ -227,7 +227,7 @@ class _SparseOutput:
                         continue
                     around, row, column = (values.index_select(0, inside) for values in (around, row, column))
                 gathered = _gathered(self._table, filled_up(around, ROUND))
-                made = _product(gathered, self._kernel)[: len(around)].float().add_(self._bias)
+                made = linear(gathered, self._kernel)[: len(around)].float().add_(self._bias)
                 place = row.mul_(width).add_(column)
                 pairs[picture].view(-1).scatter_(
                     0, (place[:, None] + within).flatten(), made.view(torch.int64).flatten()
@@ -254,7 +254,7 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tenso
             group = slice(first, min(first + several, positions.zero))
             batches = list(_batches(group.start, group.stop, _at_once(rows)))
             for some in batches:
-                compact[some] = _product(_gathered(rows, numbers[some]), kernel, activation)
+                compact[some] = linear(_gathered(rows, numbers[some]), kernel, activation)
             for some in [group] if group.stop - first == several else batches:
                 projected[some].addmm_(compact[some], weight)
         rows, numbers = compact, positions.around
@@ -274,14 +274,3 @@ def _at_once(values: Tensor) -> int:
 def _gathered(rows: Tensor, around: Tensor) -> Tensor:
     """Rows [R, C] by their numbers [N, 9], beside each other: [N, 9 * C]."""
     return rows.index_select(0, around.flatten()).view(len(around), -1)
-
-
-def _product(values: Tensor, kernel: Tensor, activation: Activation | None = None) -> Tensor:
-    """values: [N, K], N a multiple of ``ROUND``; kernel: [C, K]; activation: of what comes out. Returns [N, C]."""
-    if values.dtype != torch.float32 or values.device.type != "cpu":
-        return linear(values, kernel, activation)
-    # Products of fp32 torch leaves to MKL, which reached half of oneDNN's rate on an AMD processor; convolutions of
-    # many pictures it leaves to oneDNN.
-    pictures = values.view(-1, 1, 32, values.shape[1]).permute(0, 3, 1, 2)
-    made = convolution(pictures, kernel[..., None, None], activation=activation)
-    return made.permute(0, 2, 3, 1).reshape(len(values), -1)
