@@ -55,22 +55,15 @@ class SparseInputs:
         flows = self.flow.transpose(0, 1).flatten(1)  # [4, B * H * W]: single values are read in a tenth of the time
         flow = flows.index_select(1, positions)  # [4, U]
         picture, here = _places(positions, height, width)
-        # As F.interpolate enlarges: pixel centres, not pixel corners, lie on each other.
-        above = _Bilinear(picture, here / 2 - 0.25, (height // 2, width // 2)).read(self.above)
+        parts = [_read(self.left, picture, here + flow[:2])]
         if self.matching is None:
-            left, right = (
-                _Bilinear(picture, here + way, (height, width)).read(source)
-                for way, source in zip(flow.split(2), (self.left, self.right), strict=True)
-            )
-            parts = [left, right, above]
+            parts += [_read(self.right, picture, here + flow[2:]), self._enlarged(picture, here)]
         else:
-            left = _Bilinear(picture, here + flow[:2], (height, width)).read(self.left)
             squares = _Squares(positions, self.flow, self.matching.radius)
             pictures, places = _places(squares.around, height, width)
-            around = _Bilinear(pictures, places.add_(flows[2:].index_select(1, squares.around)), (height, width))
-            right = around.read(self.right)
-            matched = squares.match(left, right, self.matching, self.dtype)
-            parts = [left, right.index_select(0, squares.here), above, matched]
+            around = _read(self.right, pictures, places.add_(flows[2:].index_select(1, squares.around)))
+            matched = squares.match(parts[0], around, self.matching, self.dtype)
+            parts += [around.index_select(0, squares.here), self._enlarged(picture, here), matched]
         return self._joined(parts, flow, picture)
 
     def whole(self) -> Tensor:
@@ -78,23 +71,23 @@ class SparseInputs:
         batch, _, height, width = self.flow.shape
         flow = self.flow.transpose(0, 1).flatten(1)
         picture, here = _places(torch.arange(batch * height * width), height, width)
-        above = _Bilinear(picture, here / 2 - 0.25, (height // 2, width // 2)).read(self.above)
-        parts = [
-            _Bilinear(picture, here + way, (height, width)).read(source)
-            for way, source in zip(flow.split(2), (self.left, self.right), strict=True)
-        ]
-        if self.matching is None:
-            parts.append(above)
-        else:
+        warped = [_read(self.left, picture, here + flow[:2]), _read(self.right, picture, here + flow[2:])]
+        parts = [*warped, self._enlarged(picture, here)]
+        if self.matching is not None:
             one, other = (
                 matching.unit_length(read).to(self.dtype).view(batch, height, width, -1).permute(0, 3, 1, 2)
-                for read in parts
+                for read in warped
             )
             found = matching.squares_correlation(one, other, self.matching.radius)
             reduced = _reduced(found.flatten(0, 2), self.matching).unflatten(0, found.shape[:3])
             placed = reduced.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
-            parts += [above, placed.flatten(0, 2)]
+            parts.append(placed.flatten(0, 2))
         return self._joined(parts, flow, picture)[:-1].view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _enlarged(self, picture: Tensor, here: Tensor) -> Tensor:
+        """What the level above says at places [2, U] of pictures [U], [U, C']; as ``F.interpolate`` enlarges: pixel
+        centres, not pixel corners, lie on each other."""
+        return _read(self.above, picture, here / 2 - 0.25)
 
     def _joined(self, parts: list[Tensor], flow: Tensor, picture: Tensor) -> Tensor:
         """What was read at U positions, their flow [4, U] and the instants of their pictures [U], beside each other,
@@ -206,29 +199,25 @@ def _places(positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]
     return picture, place
 
 
-class _Bilinear:
-    """Reading between the positions of maps of one size, border values repeated, as ``backward_warp`` does: the four
-    neighbours of a place are summed with their weights by an embedding bag, in one pass and without copies of them."""
+def _read(source: Tensor, picture: Tensor, place: Tensor) -> Tensor:
+    """A map [B, C, H, W] between its positions, border values repeated, as ``backward_warp`` does: [U, C], of its type.
 
-    def __init__(self, picture: Tensor, place: Tensor, size: tuple[int, int]) -> None:
-        """picture: [U]; place: [2, U] (x, y), overwritten; size: rows and columns."""
-        height, width = size
-        most = place.new_tensor((width - 1, height - 1))[:, None]
-        place = torch.minimum(place.clamp_(min=0), most, out=place)
-        # At the far border all of the weight is beyond the corner, so that there always is something beyond it.
-        corner = torch.minimum(place.floor(), (most - 1).clamp_(min=0))
-        self._beyond = place.sub_(corner)
-        column, row = corner.to(torch.int32)
-        first = row.add_(picture, alpha=height).mul_(width).add_(column)
-        right, below = min(1, width - 1), width * min(1, height - 1)
-        self._places = first[:, None] + first.new_tensor((0, right, below, below + right))  # [U, 4]
-
-    def read(self, source: Tensor) -> Tensor:
-        """[B, C, H, W] -> [U, C], of its type; in bf16 the weights are rounded to it too."""
-        rows = source.permute(0, 2, 3, 1).reshape(-1, source.shape[1])
-        x, y = self._beyond
-        right, below_right = (1 - y) * x, y * x
-        weights = rows.new_empty(self._places.shape)
-        for column, weight in enumerate(((1 - y) - right, right, y - below_right, below_right)):
-            weights[:, column] = weight
-        return F.embedding_bag(self._places, rows, per_sample_weights=weights, mode="sum")
+    picture: [U]; place: [2, U] fp32 (x, y), overwritten. The four neighbours of a place are summed with their weights
+    (in bf16 rounded to it) by an embedding bag: in one pass and without copies of them.
+    """
+    height, width = source.shape[-2:]
+    most = place.new_tensor((width - 1, height - 1))[:, None]
+    place = torch.minimum(place.clamp_(min=0), most, out=place)
+    # At the far border all of the weight is beyond the corner, so that there always is something beyond it.
+    corner = torch.minimum(place.floor(), (most - 1).clamp_(min=0))
+    x, y = place.sub_(corner)
+    column, row = corner.to(torch.int32)
+    first = row.add_(picture, alpha=height).mul_(width).add_(column)
+    right, below = min(1, width - 1), width * min(1, height - 1)
+    places = first[:, None] + first.new_tensor((0, right, below, below + right))  # [U, 4]
+    rows = source.permute(0, 2, 3, 1).reshape(-1, source.shape[1])
+    near, far = (1 - y) * x, y * x
+    weights = rows.new_empty(places.shape)
+    for index, weight in enumerate(((1 - y) - near, near, y - far, far)):
+        weights[:, index] = weight
+    return F.embedding_bag(places, rows, per_sample_weights=weights, mode="sum")

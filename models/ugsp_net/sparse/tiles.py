@@ -250,12 +250,12 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tenso
         kernel = conv.weight.to(rows.dtype).permute(0, 2, 3, 1).flatten(1)  # [width, 9 * inputs]
         weight = level.projection(layer, rows.dtype).flatten(1).T
         # All that is done to batches is done while they are in the cache.
-        for first in range(0, positions.zero, several):
-            group = slice(first, min(first + several, positions.zero))
+        for group in _batches(0, positions.zero, several):
             batches = list(_batches(group.start, group.stop, _at_once(rows)))
             for some in batches:
                 compact[some] = linear(_gathered(rows, numbers[some]), kernel, activation)
-            for some in [group] if group.stop - first == several else batches:
+            # The last group has more sizes than oneDNN should have to prepare products for.
+            for some in [group] if group.stop - group.start == several else batches:
                 projected[some].addmm_(compact[some], weight)
         rows, numbers = compact, positions.around
     return projected
