@@ -7,18 +7,44 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net.blocks import Level
 from ugsp_net.masks import fixed_gate, hard_gate
-from ugsp_net.sparse import performed_share, run_level, tiles
+from ugsp_net.sparse import performed_share, run_level, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs
 
 
-@pytest.fixture
-def always_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles at every density, so that the dense way does not stand in for them."""
+@pytest.fixture(params=["one by one", "winograd"])
+def always_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles at every density, so that the dense way does not stand in for them, made in either way on every machine."""
     monkeypatch.setattr(tiles, "PAYS_BELOW", 9.0)
+    wanted = request.param == "winograd"
+    monkeypatch.setattr(winograd, "pays", lambda dtype, device: wanted and dtype == torch.float32)
+
+
+def convolved(weight: Tensor, tiles: Tensor) -> Tensor:
+    """By ``Winograd``: [K, C, 3, 3] and what each tile reads [N, C, 6, 6] -> [N, K, 4, 4]."""
+    count, inputs = tiles.shape[:2]
+    rows, around = tiles.permute(0, 2, 3, 1).reshape(-1, inputs), torch.arange(36 * count).view(count, 36)
+    out = torch.full((16 * count, len(weight)), torch.nan)
+    winograd.Winograd(weight)(rows, around, out)
+    return out.view(4, 4, count, -1).permute(2, 3, 0, 1)
+
+
+def test_winograd_is_a_convolution() -> None:
+    torch.manual_seed(0)
+    weight, read = torch.randn(5, 7, 3, 3), torch.randn(11, 7, 6, 6)
+    torch.testing.assert_close(convolved(weight, read), F.conv2d(read, weight), atol=1e-4, rtol=1e-4)
+    # Small whole numbers come out exactly but for the kernel's twenty-fourths.
+    weight, read = torch.randint(-3, 4, (5, 7, 3, 3)).float(), torch.randint(-9, 10, (11, 7, 6, 6)).float()
+    torch.testing.assert_close(convolved(weight, read).round(), F.conv2d(read, weight))
+
+
+def test_winograd_is_for_fp32_on_processors_alone() -> None:
+    assert not winograd.pays(torch.bfloat16, torch.device("cpu"))
+    assert not winograd.pays(torch.float32, torch.device("cuda"))
 
 
 def make_level(width: int = 12, depth: int = 3) -> Level:
