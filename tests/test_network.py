@@ -29,6 +29,7 @@ from ugsp_net.masks import (
     unsettled,
 )
 from ugsp_net.network import UGSP, Encoding, Found, LevelState
+from ugsp_net.rendering import rendered
 from ugsp_net.search import inverse_search
 from ugsp_net.sparse import DenseOutput
 from ugsp_net.training import synthetic
@@ -253,7 +254,7 @@ def test_what_moves_is_made_alike_in_its_rectangle_and_in_the_whole_picture() ->
     with torch.no_grad():
         part = net._render(frames[:2], frames[2:], flow, DenseOutput(out), t, found, moving, motion=True)
         frame_alone = net._render(frames[:2], frames[2:], flow, DenseOutput(out), t, found, moving, motion=False)[0]
-        whole = net._rendered(frames[:2], frames[2:], flow, out, t, found, (0, 0), motion=True)
+        whole = rendered(frames[:2], frames[2:], flow, out, t, net.pace(t), found.prior, found.still, (0, 0))
         still = torch.zeros_like(moving)
         nothing = net._render(frames[:2], frames[2:], flow, DenseOutput(out), t, found, still, motion=True)[0]
     inside, when = enlarge(moving, 16) > 0, t.view(-1, 1, 1, 1)

@@ -7,8 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net import search
+from ugsp_net import cpu, search
 from ugsp_net.search import POINT, inverse_search, search_macs
+
+
+@pytest.fixture(params=["torch", "compiled"], autouse=True)
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search in torch, and by what is compiled for processors."""
+    if request.param == "torch":
+        monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 def texture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -168,6 +175,7 @@ def test_learning_does_not_reach_into_the_search() -> None:
 
 
 def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "available", lambda: False)
     read = 0
     sample = F.grid_sample
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ugsp_cli.media import ColourTags, PixelLayout
 from ugsp_cli.pixels import RGB
+from ugsp_net.cpu import compiled_by
 from ugsp_net.pooling import halve
 
 __all__ = ["planes_to_rgb", "rgb_to_planes"]
@@ -30,14 +31,18 @@ _LUMA_WEIGHTS = {
 }
 _RANGE_FULL = 2
 
+Scales = tuple[float, float, float, float]
+"""Luma's zero and reach, chroma's zero and reach, in code values."""
+Shifts = tuple[int, int]
+"""How often chroma's rows and columns are halved, 0 or 1."""
+
 
 def _luma_weights(matrix: int, height: int) -> tuple[float, float]:
     """Where the file does not say, HD is taken for BT.709 and SD for BT.601, as players do."""
     return _LUMA_WEIGHTS.get(matrix, _LUMA_WEIGHTS[1] if height >= 720 else _LUMA_WEIGHTS[6])
 
 
-def _scales(layout: PixelLayout, colour: ColourTags) -> tuple[float, float, float, float]:
-    """Luma's zero and reach, chroma's zero and reach, in code values."""
+def _scales(layout: PixelLayout, colour: ColourTags) -> Scales:
     if colour.range == _RANGE_FULL:
         top = float(2**layout.bits - 1)
         return 0.0, top, float(2 ** (layout.bits - 1)), top
@@ -50,21 +55,29 @@ def planes_to_rgb(
 ) -> Tensor:
     """Planes of one frame -> [1, 3, H, W] fp32 RGB on the device; nominally [0, 1], never clipped."""
     height, width = planes[0].shape
-    values = [_on_device(torch.from_numpy(np.ascontiguousarray(plane)), device).float() for plane in planes]
+    values = [_on_device(torch.from_numpy(np.ascontiguousarray(plane)), device) for plane in planes]
     if layout == RGB:
-        g, b, r = values
+        g, b, r = (plane.float() for plane in values)
         return torch.stack((r, g, b))[None] / 255
-    luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
-    y = values[0].sub_(luma_zero).div_(luma_reach)
+    scales = _scales(layout, colour)
     if layout.planes == 1:
-        return y.expand(1, 3, height, width)
-    u, v = (plane.sub_(chroma_zero).div_(chroma_reach) for plane in values[1:])
-    red, blue = _luma_weights(colour.matrix, height)
+        return values[0].float().sub_(scales[0]).div_(scales[1]).expand(1, 3, height, width)
+    y, u, v = values
+    return _to_rgb(y, u, v, scales, *_luma_weights(colour.matrix, height), (layout.chroma_y, layout.chroma_x))
+
+
+@compiled_by("colour.to_rgb")
+def _to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts) -> Tensor:
+    """[H, W] and twice [h, w], of whole numbers -> [1, 3, H, W] fp32. red, blue: their weights in luma."""
+    luma_zero, luma_reach, chroma_zero, chroma_reach = scales
+    height, width = y.shape
+    y = y.float().sub_(luma_zero).div_(luma_reach)
+    u, v = (plane.float().sub_(chroma_zero).div_(chroma_reach) for plane in (u, v))
     # What each colour has beyond luma, while there are few values of it.
     beyond_red, beyond_blue = 2 * (1 - red) * v, 2 * (1 - blue) * u
     beyond_green = (red * beyond_red + blue * beyond_blue) / (red + blue - 1)
     beyond = torch.stack((beyond_red, beyond_green, beyond_blue))
-    times = float(1 + layout.chroma_y), float(1 + layout.chroma_x)
+    times = float(1 + shifts[0]), float(1 + shifts[1])
     # By the nearest: torch.repeat_interleave takes twice as long.
     return F.interpolate(beyond[None], scale_factor=times)[..., :height, :width].add_(y)
 
@@ -76,26 +89,44 @@ def _on_device(plane: Tensor, device: torch.device) -> Tensor:
 
 def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> list[tuple[np.ndarray, ...]]:
     """[B, 3, H, W] fp32 RGB -> planes of each frame: inverse of ``planes_to_rgb``, rounded to the nearest value."""
-    r, g, b = rgb.float().unbind(1)
+    top = 2**layout.bits - 1
     if layout == RGB:
-        return _on_host([plane * 255 for plane in (g, b, r)], 255, torch.uint8)
-    height, width = r.shape[1:]
-    red, blue = _luma_weights(colour.matrix, height)
-    luma_zero, luma_reach, chroma_zero, chroma_reach = _scales(layout, colour)
-    y = (red * r).add_(g, alpha=1 - red - blue).add_(b, alpha=blue)
-    out = [y * luma_reach + luma_zero]
-    if layout.planes == 3:
-        chroma = torch.stack((b - y, r - y), dim=1)  # [B, 2, H, W]
-        right, below = -width % (1 + layout.chroma_x), -height % (1 + layout.chroma_y)
-        if right or below:
-            chroma = F.pad(chroma, (0, right, 0, below), mode="replicate")
-        chroma = halve(chroma, bool(layout.chroma_y), bool(layout.chroma_x))
-        reach = chroma.new_tensor((chroma_reach / (2 * (1 - blue)), chroma_reach / (2 * (1 - red))))
-        out.extend((chroma * reach[:, None, None] + chroma_zero).unbind(1))
-    return _on_host(out, 2**layout.bits - 1, torch.uint8 if layout.bits == 8 else torch.uint16)
+        r, g, b = rgb.float().unbind(1)
+        return _on_host([_whole(plane * 255, 255) for plane in (g, b, r)])
+    scales, weights = _scales(layout, colour), _luma_weights(colour.matrix, rgb.shape[2])
+    if layout.planes == 1:
+        y = _luma(rgb.float(), *weights)
+        return _on_host([_whole(y * scales[1] + scales[0], top)])
+    return _on_host(_to_planes(rgb.float(), scales, *weights, (layout.chroma_y, layout.chroma_x), top))
 
 
-def _on_host(planes: list[Tensor], top: int, dtype: torch.dtype) -> list[tuple[np.ndarray, ...]]:
-    """Planes [B, h, w] of several frames, overwritten, as whole numbers up to ``top``, frame by frame."""
-    whole = [plane.round_().clamp_(0, top).to(dtype).cpu().numpy() for plane in planes]
-    return list(zip(*whole, strict=True))
+def _luma(rgb: Tensor, red: float, blue: float) -> Tensor:
+    """[B, 3, H, W] -> [B, H, W]. red, blue: their weights in it."""
+    r, g, b = rgb.unbind(1)
+    return (red * r).add_(g, alpha=1 - red - blue).add_(b, alpha=blue)
+
+
+@compiled_by("colour.to_planes")
+def _to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts, top: int) -> list[Tensor]:
+    """[B, 3, H, W] fp32 -> [B, H, W] and twice [B, h, w], of whole numbers up to ``top``: inverse of ``_to_rgb``."""
+    luma_zero, luma_reach, chroma_zero, chroma_reach = scales
+    height, width = rgb.shape[2:]
+    y = _luma(rgb, red, blue)
+    chroma = rgb[:, [2, 0]] - y[:, None]
+    right, below = -width % (1 + shifts[1]), -height % (1 + shifts[0])
+    if right or below:
+        chroma = F.pad(chroma, (0, right, 0, below), mode="replicate")
+    chroma = halve(chroma, bool(shifts[0]), bool(shifts[1]))
+    reach = chroma.new_tensor((chroma_reach / (2 * (1 - blue)), chroma_reach / (2 * (1 - red))))
+    u, v = (chroma * reach[:, None, None] + chroma_zero).unbind(1)
+    return [_whole(plane, top) for plane in (y * luma_reach + luma_zero, u, v)]
+
+
+def _whole(plane: Tensor, top: int) -> Tensor:
+    """A plane, overwritten, in whole numbers up to ``top``."""
+    return plane.round_().clamp_(0, top).to(torch.uint8 if top < 256 else torch.uint16)
+
+
+def _on_host(planes: list[Tensor]) -> list[tuple[np.ndarray, ...]]:
+    """Planes [B, h, w] of several frames, frame by frame."""
+    return list(zip(*(plane.cpu().numpy() for plane in planes), strict=True))

@@ -66,6 +66,10 @@ def _versions() -> Iterator[Check]:
             yield Check(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
             yield Check(name, "problem", "not installed", _REINSTALL)
+    try:
+        yield Check("numba", "ok", metadata.version("numba"))
+    except metadata.PackageNotFoundError:
+        yield Check("numba", "info", "not installed: on the processor, search and rendering take several times as long")
 
 
 def _processor() -> Iterator[Check]:

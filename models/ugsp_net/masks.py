@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.cpu import compiled_by
 from ugsp_net.pooling import halve, largest_around, mean_around, over_blocks
 from ugsp_net.search import luma
 
@@ -64,6 +65,7 @@ OVERLAID = 0.75
 passes before it in between, in none of the frames, must not be lost."""
 
 
+@compiled_by("masks.change")
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """What differs between two frames, [B, 3, H, W] -> [B, 2, H, W]: the largest of the three colours, and brightness,
     which what moves beside a pixel does not bleed into when colours are coded at half size."""
@@ -115,24 +117,37 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changed: [B, 2, H, W], the largest ``change`` between
     them and from them to the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
     """
-    seen = halve((changed[:, :1] < SAME).float())  # shares of 2x2
-    overlaid = mean_around(F.avg_pool2d(seen, 8), 5) < OVERLAID
-    still = torch.zeros_like(seen)
+    batch, _, height, width = changed.shape
+    overlaid = mean_around(_share_below(changed[:, :1], SAME, 16), 5) < OVERLAID
+    still = changed.new_zeros((batch, 1, height // 2, width // 2))
     box = bounds(overlaid.float())
     if box is None:
         return still
     # Two blocks more on each side, as far as what follows reaches.
     rows, columns = (slice(16 * max(0, span.start - 2), 16 * (span.stop + 2)) for span in box)
     frame0, frame1, changed = (whole[..., rows, columns] for whole in (frame0, frame1, changed))
+    edges, same = _rooted_edges(frame0, frame1, changed)
+    rooted = (mean_around(edges, 3) > EDGES).float()
+    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
+    found = torch.maximum(largest_around(rooted, 3), near * same)
+    still[..., rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = found
+    return still * enlarge(overlaid.float(), 8)
+
+
+@compiled_by("masks.share_below")
+def _share_below(changed: Tensor, limit: float, side: int) -> Tensor:
+    """Share of pixels that changed less in every block of side x side, [B, 1, H, W] -> [B, 1, H / side, W / side]."""
+    return over_blocks((changed < limit).float(), side)[0]
+
+
+@compiled_by("masks.rooted_edges")
+def _rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every 2x2 pixels, the share that are part of an edge which is in both frames, and whether all show the same,
+    1 or 0: [B, 1, H / 2, W / 2] each. As for ``still_pixels``."""
     contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
     same = changed < (contrast * contrast.new_tensor(SAME_SHARES).view(1, 2, 1, 1)).clamp_(min=SAME)
     edge = same & (contrast > EDGE)
-    edges = halve((edge[:, :1] | edge[:, 1:]).float())
-    rooted = (mean_around(edges, 3) > EDGES).float()
-    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
-    found = torch.maximum(largest_around(rooted, 3), near * (halve(same[:, :1].float()) == 1))
-    still[..., rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = found
-    return still * enlarge(overlaid.float(), 8)
+    return halve((edge[:, :1] | edge[:, 1:]).float()), (halve(same[:, :1].float()) == 1).float()
 
 
 def _contrast(frame: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ugsp_net import matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis
@@ -28,6 +27,7 @@ from ugsp_net.masks import (
 from ugsp_net.paths import carry, trace
 from ugsp_net.pooling import halve
 from ugsp_net.refinement import Refinement
+from ugsp_net.rendering import put_rendered, rendered
 from ugsp_net.search import CELL, POINT, STRIDE, inverse_search
 from ugsp_net.sparse import (
     ConstantOutput,
@@ -445,67 +445,39 @@ class UGSP(nn.Module):
         in ``interpolate``.
         """
         height, width = frame0.shape[-2:]
-        motion = motion or self.refinement is not None
+        prior, still = (None, None) if found is None else (found.prior, found.still)
+        how = t, self.pace(t), prior, still
+        with_motion = motion or self.refinement is not None
+        nothing = flow[:, :, :0]
         if moving is None or bool(moving.all()):
-            everything = out.part(slice(0, height), slice(0, width))
-            return self._rendered(frame0, frame1, flow, everything, t, found, (0, 0), motion)
+            part = out.part(slice(0, height), slice(0, width))
+            if with_motion:
+                return rendered(frame0, frame1, flow, part, *how, (0, 0))
+            frame = torch.empty_like(frame0)
+            put_rendered(frame, frame0, frame1, flow, part, *how, (0, 0), None)
+            return frame, nothing, nothing[:, :1], (frame0, frame1)
         # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
         when = t.view(-1, 1, 1, 1)
         pictures = [torch.lerp(frame0, frame1, when)]
-        if motion:
+        if with_motion:
             one = torch.ones_like(frame0[:, :1])
             pictures += [torch.zeros_like(one).repeat(1, 4, 1, 1), (1 - when) * one, frame0.clone(), frame1.clone()]
         box = bounds(moving)
         if box is not None:
             side = block_side(moving, height, width)
             rows, columns = (slice(side * span.start, side * span.stop) for span in box)
-            inside = enlarge(moving[:, :, box[0], box[1]], side)
-            corner, part = (rows.start, columns.start), out.part(rows, columns)
-            made = self._rendered(frame0, frame1, flow, part, t, found, corner, motion)
-            for picture, inner in zip(pictures, (*made[:3], *made[3]), strict=False):
-                picture[:, :, rows, columns].lerp_(inner, inside)  # of 0 and 1: half the time of torch.where
-        if not motion:
-            nothing = flow[:, :, :0]
+            inside, corner, part = moving[:, :, box[0], box[1]], (rows.start, columns.start), out.part(rows, columns)
+            if with_motion:
+                made = rendered(frame0, frame1, flow, part, *how, corner)
+                inside = enlarge(inside, side)
+                for picture, inner in zip(pictures, (*made[:3], *made[3]), strict=True):
+                    picture[:, :, rows, columns].lerp_(inner, inside)  # of 0 and 1: half the time of torch.where
+            else:
+                put_rendered(pictures[0], frame0, frame1, flow, part, *how, corner, inside)
+        if not with_motion:
             return pictures[0], nothing, nothing[:, :1], (frame0, frame1)
         frame, whole, blend, *warped = pictures
         return frame, whole, blend, (warped[0], warped[1])
-
-    def _rendered(
-        self,
-        frame0: Tensor,
-        frame1: Tensor,
-        flow: Tensor,
-        out: Tensor,
-        t: Tensor,
-        found: Found | None,
-        corner: tuple[int, int],
-        motion: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """What ``_render`` makes of a rectangle in which everything may move. out: there; corner: its first row and
-        column, even. Without motion, flow and blend are as before what stands still is put in."""
-        when, size = t.view(-1, 1, 1, 1), out.shape[-2:]
-        flow = _enlarged_part(flow, corner, size, 2).addcmul_(out[:, :4], self.pace(t))
-        likelier = torch.log((1 - when) / when)
-        if found is None:
-            logit = out[:, 4:5] + likelier
-        else:
-            logit = _enlarged_part(found.prior, corner, size).add_(out[:, 4:5]).add_(likelier)
-        blend = logit.sigmoid_()
-        warped0, warped1 = backward_warp(frame0, flow[:, :2], *corner), backward_warp(frame1, flow[:, 2:], *corner)
-        frame = torch.lerp(warped1, warped0, blend).add_(out[:, 5:])
-        box = None if found is None else _reached_box(found.still, corner, size)
-        if found is not None and box is not None:
-            # Captions and signs are small: only around them is the picture gone through once more.
-            rows, columns = box
-            there = tuple(slice(start + span.start, start + span.stop) for start, span in zip(corner, box, strict=True))
-            still = _enlarged_part(found.still, (there[0].start, there[1].start), [s.stop - s.start for s in box])
-            here0, here1 = frame0[:, :, there[0], there[1]], frame1[:, :, there[0], there[1]]
-            made = frame[:, :, rows, columns]
-            frame[:, :, rows, columns] = torch.lerp(made, torch.lerp(here0, here1, when), still)
-            if motion:
-                still = F.pad(still, (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop))
-                flow, blend = flow * (1 - still), torch.lerp(blend, (1 - when).expand_as(blend), still)
-        return frame, flow, blend, (warped0, warped1)
 
     def pace(self, t: Tensor) -> Tensor:
         """How far each flow reaches at the instants t [B], as a share of its reach at t = 0.5; [B, 4, 1, 1]."""
@@ -616,34 +588,6 @@ class UGSP(nn.Module):
         if bends:
             flow = flow + out[:, :4].float() * self.pace(t)
         return LevelState(flow, out[:, 4:], found, bent or bends)
-
-
-def _enlarged_part(values: Tensor, corner: tuple[int, int], size: Sequence[int], times: float = 1) -> Tensor:
-    """A rectangle of ``times * upsample(values)``, without making the rest; its corner and its size are even."""
-    spans, cuts = [], []
-    for start, length, most in zip(corner, size, values.shape[-2:], strict=True):
-        first, last = start // 2, (start + length) // 2
-        # One more position on each side, as far as there is one: enlarging reaches there.
-        before, after = min(first, 1), min(most - last, 1)
-        spans.append(slice(first - before, last + after))
-        cuts.append(slice(2 * before, 2 * before + length))
-    part = values[:, :, spans[0], spans[1]]
-    return upsample(part if times == 1 else times * part)[:, :, cuts[0], cuts[1]]
-
-
-def _reached_box(still: Tensor, corner: tuple[int, int], size: Sequence[int]) -> tuple[slice, slice] | None:
-    """Rows and columns, within a rectangle of ``upsample(still)``, outside which it is 0; None where all is. Even."""
-    (top, left), (height, width) = (start // 2 for start in corner), (length // 2 for length in size)
-    # Enlarging reaches one position further.
-    above, before = min(top, 1), min(left, 1)
-    box = bounds(still[:, :, top - above : top + height + 1, left - before : left + width + 1])
-    if box is None:
-        return None
-    rows, columns = (
-        slice(2 * max(0, span.start - first - 1), 2 * min(most, span.stop - first + 1))
-        for span, first, most in zip(box, (above, before), (height, width), strict=True)
-    )
-    return rows, columns
 
 
 def he_initialise(root: nn.Module) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.cpu import compiled_by
 from ugsp_net.pooling import halve
 
 STRIDE = 2
@@ -62,10 +63,9 @@ PLAIN = 0.5
 SEEN = 0.5
 """It takes what leaves no more than this part of what differs in all."""
 COLOUR_SAMPLED = 4
-"""Patches see their colours in one of so many positions, which are points here. They try every second flow within twice
-``FAR`` of theirs (48 pixels), ..."""
-_CLOSER = (1.0, 0.5, 0.25)
-"""... then what is so far around the best, closer each time."""
+"""Patches see their colours in one of so many positions, which are points here."""
+COLOUR_STEPS = ((FAR, 2.0), (1, 1.0), (1, 0.5), (1, 0.25))
+"""Reaches, and points between what they try: 48 pixels, then around the best, closer each time."""
 FEW = 1000
 """Patches up to which a processor tries several flows in one call: there the calls take longer than the work, and more
 leave the cache."""
@@ -84,7 +84,7 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
     """
     with torch.autocast(frame0.device.type, enabled=False):
         frames = [frame.float() for frame in (frame0, frame1)]
-        sizes = [torch.cat([255 * halve(luma(frame)) for frame in frames])]
+        sizes = [torch.cat([_brightness(frame) for frame in frames])]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
             height, width = sizes[-1].shape[-2:]
             sizes.append(halve(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate")))
@@ -93,7 +93,8 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
         for level, image in reversed(list(enumerate(sizes))):
             flow, coarser = _search(image, torch.cat(image.chunk(2)[::-1]), flow, coarser, level)
         assert flow is not None
-        flow = _see_colours(255 * torch.cat([_of_points(frame) for frame in frames]), flow * (STRIDE / POINT))
+        points = 255 * torch.cat([_of_points(frame) for frame in frames])
+        flow = _see_colours(points, flow * (STRIDE / POINT))
         return torch.cat(flow.chunk(2), dim=1)
 
 
@@ -118,7 +119,7 @@ def search_macs(width: int, height: int) -> int:
             total += 2 * 6 * ((2 * FAR + 1) ** 2 + 1) * positions * lost
             # All patches see their colours, then the lost ones look for them and compare at all of their positions.
             seen = PATCH**2 // COLOUR_SAMPLED * len(_LUMA)
-            tried = 1 + (2 * FAR + 1) ** 2 + len(_CLOSER) * 9
+            tried = 1 + (2 * FAR + 1) ** 2 + (len(COLOUR_STEPS) - 1) * 9
             total += 2 * 6 * (seen * patches + (seen * tried + (3 * len(_LUMA) + 2) * PATCH**2) * lost)
         if smallest:
             return total
@@ -131,6 +132,13 @@ def luma(frame: Tensor) -> Tensor:
     return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
+@compiled_by("search.brightness")
+def _brightness(frame: Tensor) -> Tensor:
+    """Of 0 to 255, at half the size: [B, 3, H, W] -> [B, 1, H / 2, W / 2]."""
+    return 255 * halve(luma(frame))
+
+
+@compiled_by("search.of_points")
 def _of_points(frame: Tensor) -> Tensor:
     """A value for each point: the mean of the four pixels in its middle, [B, C, H, W] -> [B, C, H / 4, W / 4]."""
     rows = frame[..., 1::POINT, :] + frame[..., 2::POINT, :]
@@ -341,6 +349,7 @@ def _displacements(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps)
 
 
+@compiled_by("search.search_size")
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:
@@ -391,43 +400,62 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     others = torch.cat(pictures.chunk(2)[::-1])
     filled = F.pad(flow, (0, columns * CELL - width, 0, rows * CELL - height), mode="replicate")
     begun = halve(halve(filled)).flatten(2).transpose(1, 2)  # [B, N, 2]
-    patches = _all_patches(pictures, others, grid, _one_in(COLOUR_SAMPLED))
-    differs = patches.residual(begun).view(len(flow), 3, -1, rows * columns)
-    bright = luma(differs)
-    coloured = differs.sub_(bright).square_().mean((1, 2))  # [B, N]
-    lost = (coloured > COLOURED) & (coloured > PLAIN * bright.square_().mean((1, 2)))
+    coloured, bright = _miscoloured(pictures, others, grid, begun)
+    lost = (coloured > COLOURED) & (coloured > PLAIN * bright)
     most = _most_lost(lost)
     if not most:
         return flow
     chosen = torch.where(lost, coloured, 0.0).topk(most, dim=1).indices  # [B, K]
-    patches, begun = patches.take(chosen), begun.gather(1, chosen[..., None].expand(-1, -1, 2))
-    cost = _cost(patches.residual(begun))
-    found, least = _best_around(patches, begun, cost, 2 * _displacements(FAR, flow.device))
-    for step in _CLOSER:
-        found, least = _best_around(patches, found, least, step * _displacements(1, flow.device))
+    begun = begun.gather(1, chosen[..., None].expand(-1, -1, 2))
+    found, cost, least = _look_for_colours(pictures, others, grid, chosen, begun)
     better = lost.gather(1, chosen) & (least < SEEN * cost)
-    return _where_better(pictures, patches, filled, chosen, found, better)[..., :height, :width]
+    return _where_better(pictures, others, filled, chosen, found, better)[..., :height, :width]
+
+
+@compiled_by("search.miscoloured")
+def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
+    """What differs where each patch is moved by its flow [B, N, 2], in the mean of the squares: of the colours less
+    brightness, and of brightness, [B, N] each. pictures, others: [B, 3, h, w]; grid: rows and columns of patches."""
+    patches = _all_patches(pictures, others, grid, _one_in(COLOUR_SAMPLED))
+    differs = patches.residual(flow).view(len(flow), 3, -1, flow.shape[1])
+    bright = luma(differs)
+    return differs.sub_(bright).square_().mean((1, 2)), bright.square_().mean((1, 2))
+
+
+@compiled_by("search.look_for_colours")
+def _look_for_colours(
+    pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best flow by colours around that of some patches [B, K, 2], what they cost by their own [B, K], and what by
+    the best. chosen: [B, K], their numbers; the others as for ``_miscoloured``."""
+    patches = _all_patches(pictures, others, grid, _one_in(COLOUR_SAMPLED)).take(chosen)
+    cost = _cost(patches.residual(flow))
+    found, least = flow, cost
+    for reach, step in COLOUR_STEPS:
+        found, least = _best_around(patches, found, least, step * _displacements(reach, flow.device))
+    return found, cost, least
 
 
 def _where_better(
-    pictures: Tensor, patches: _Patches, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
+    pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
 ) -> Tensor:
     """The flow [B, 2, CELL rows, CELL columns] with what was found for some patches put into the cell in the middle of
     each: to the points that, with those beside them, fit better by it.
 
-    pictures: [B, 3, h, w], the frames; patches: these of them, with whatever positions; chosen: [B, K], their numbers;
+    pictures, others: [B, 3, h, w], the frames and those in which they are looked for; chosen: [B, K], the patches;
     found: [B, K, 2], their flow; better: [B, K] bool, whether it is to be put in at all.
     """
     batch, most = chosen.shape
     columns = flow.shape[-1] // CELL
     height, width = pictures.shape[-2:]
+    unit = _unit(pictures)
     inside = torch.cartesian_prod(*2 * [torch.arange(PATCH, device=flow.device)]).flip(1)  # [64, 2] (x, y)
     corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
-    places = (corner[:, None] + inside[:, None] - _MARGIN) * patches.unit - 1  # [B, 64, K, 2]
+    places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
     template, before = _read(pictures, places), _read(flow[..., :height, :width], places).permute(0, 2, 3, 1)
     fits = []
     for way in (before, found[:, None]):
-        misfit = (_read(patches.other, places + way * patches.unit) - template).square().sum(1)  # [B, 64, K]
+        misfit = (_read(others, places + way * unit) - template).square().sum(1)  # [B, 64, K]
         squares = misfit.transpose(1, 2).reshape(-1, 1, PATCH, PATCH)
         fits.append(F.avg_pool2d(squares, 3, stride=1)[..., 1:-1, 1:-1].reshape(batch, most, CELL**2))
     takes = better[..., None] & (fits[1] < fits[0])  # [B, K, 16]
@@ -457,6 +485,12 @@ def _best_around(patches: _Patches, flow: Tensor, cost: Tensor, steps: Tensor) -
         best = torch.where((costs < least)[..., None], found, best)
         least = torch.minimum(costs, least)
     return best, least
+
+
+def _unit(values: Tensor) -> Tensor:
+    """One position across and down a map [..., h, w] as ``grid_sample`` counts: [2]."""
+    height, width = values.shape[-2:]
+    return values.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
 
 
 def _read(source: Tensor, places: Tensor) -> Tensor:
@@ -493,9 +527,9 @@ def _padding(values: Tensor, grid: tuple[int, int]) -> tuple[int, int, int, int]
 
 def _all_patches(first: Tensor, second: Tensor, grid: tuple[int, int], positions: list[int]) -> _Patches:
     """All patches of a frame [B, C, h, w], with these of their positions."""
-    (rows, columns), (height, width) = grid, first.shape[-2:]
+    rows, columns = grid
     template = _at_positions(F.pad(first, _padding(first, grid), mode="replicate"), grid, positions).flatten(1, 2)
-    unit = first.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
+    unit = _unit(first)
     inside = torch.tensor([divmod(position, PATCH) for position in positions], device=first.device) - _MARGIN
     x = inside[:, 1:] + CELL * torch.arange(columns, device=first.device)  # [S, columns]
     y = inside[:, :1] + CELL * torch.arange(rows, device=first.device)  # [S, rows]

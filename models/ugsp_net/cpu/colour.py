@@ -1,0 +1,115 @@
+"""Between planes of luma and chroma and RGB, for processors: see ``ugsp_cli.colour``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ugsp_net.cpu.vectors import compiled
+
+Scales = tuple[float, float, float, float]
+"""Luma's zero and reach, chroma's zero and reach, in code values."""
+Shifts = tuple[int, int]
+"""How often chroma's rows and columns are halved, 0 or 1."""
+
+
+def to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts) -> Tensor:
+    """What ``ugsp_cli.colour._to_rgb`` returns."""
+    out = torch.empty((1, 3, *y.shape))
+    chroma = np.empty((3, u.shape[1]), np.float32)
+    _to_rgb(y.numpy(), u.numpy(), v.numpy(), _singles(scales), *_singles((red, blue)), *shifts, chroma, out[0].numpy())
+    return out
+
+
+def to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts, top: int) -> list[Tensor]:
+    """What ``ugsp_cli.colour._to_planes`` returns."""
+    batch, _, height, width = rgb.shape
+    dtype = torch.uint8 if top < 256 else torch.uint16
+    down, across = shifts
+    half = batch, -(-height // (1 + down)), -(-width // (1 + across))
+    y, *chroma = torch.empty((batch, height, width), dtype=dtype), *(torch.empty(half, dtype=dtype) for _ in range(2))
+    # A row or two of blue and of red less luma, and a column beyond an odd width.
+    rows = np.empty((2, 1 + down, width + across), np.float32)
+    for index in range(batch):
+        planes = (plane[index].numpy() for plane in (y, *chroma))
+        _to_planes(
+            rgb[index].numpy(), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes
+        )
+    return [y, *chroma]
+
+
+def _singles(numbers: tuple[float, ...]) -> tuple[Any, ...]:
+    return tuple(np.float32(number) for number in numbers)
+
+
+@compiled
+def _to_rgb(
+    y: Any, u: Any, v: Any, scales: Any, red: float, blue: float, down: int, across: int, chroma: Any, out: Any
+) -> None:
+    """chroma: [3, w], what each colour has beyond luma in a row; out: [3, H, W]."""
+    luma_zero, luma_reach, chroma_zero, chroma_reach = scales
+    one, two = np.float32(1), np.float32(2)
+    for row in range(out.shape[1]):
+        if row % (1 + down) == 0:
+            blues, reds = u[row // (1 + down)], v[row // (1 + down)]
+            for x in range(blues.size):
+                beyond_blue = two * (one - blue) * ((np.float32(blues[x]) - chroma_zero) / chroma_reach)
+                beyond_red = two * (one - red) * ((np.float32(reds[x]) - chroma_zero) / chroma_reach)
+                chroma[0, x], chroma[2, x] = beyond_red, beyond_blue
+                chroma[1, x] = (red * beyond_red + blue * beyond_blue) / (red + blue - one)
+        lumas = y[row]
+        for colour in range(3):
+            made, beyond = out[colour, row], chroma[colour]
+            if across:
+                for x in range(lumas.size // 2):
+                    made[2 * x] = (np.float32(lumas[2 * x]) - luma_zero) / luma_reach + beyond[x]
+                    made[2 * x + 1] = (np.float32(lumas[2 * x + 1]) - luma_zero) / luma_reach + beyond[x]
+                if lumas.size % 2:
+                    made[-1] = (np.float32(lumas[-1]) - luma_zero) / luma_reach + beyond[lumas.size // 2]
+            else:
+                for x in range(lumas.size):
+                    made[x] = (np.float32(lumas[x]) - luma_zero) / luma_reach + beyond[x]
+
+
+@compiled
+def _to_planes(
+    rgb: Any,
+    scales: Any,
+    red: float,
+    blue: float,
+    down: int,
+    across: int,
+    top: float,
+    rows: Any,
+    y: Any,
+    u: Any,
+    v: Any,
+) -> None:
+    """rgb: [3, H, W]; rows: [2, 1 + down, W + across], for what blue and red have beyond luma."""
+    luma_zero, luma_reach, chroma_zero, chroma_reach = scales
+    height, width = y.shape
+    one, none = np.float32(1), np.float32(0)
+    blue_reach, red_reach = chroma_reach / (np.float32(2) * (one - blue)), chroma_reach / (np.float32(2) * (one - red))
+    share = one / np.float32((1 + down) * (1 + across))
+    for i in range(u.shape[0]):
+        for line in range(1 + down):
+            row = min((1 + down) * i + line, height - 1)
+            r, g, b, made = rgb[0, row], rgb[1, row], rgb[2, row], y[row]
+            blues, reds = rows[0, line], rows[1, line]
+            for x in range(width):
+                luma = red * r[x] + (one - red - blue) * g[x] + blue * b[x]
+                blues[x], reds[x] = b[x] - luma, r[x] - luma
+                made[x] = np.int32(min(max(np.rint(luma * luma_reach + luma_zero), none), top))
+            if width % 2 and across:
+                blues[width], reds[width] = blues[width - 1], reds[width - 1]
+        for plane, reach, beyond in ((u, blue_reach, rows[0]), (v, red_reach, rows[1])):
+            made, first, last = plane[i], beyond[0], beyond[down]
+            for x in range(made.size):
+                summed = first[(1 + across) * x] + first[(1 + across) * x + across]
+                if down:
+                    summed += last[(1 + across) * x] + last[(1 + across) * x + across]
+                summed *= share if across else share * np.float32(0.5)
+                made[x] = np.int32(min(max(np.rint(summed * reach + chroma_zero), none), top))

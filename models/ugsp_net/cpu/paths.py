@@ -1,0 +1,320 @@
+"""``paths.trace`` and ``paths.carry``, for processors: point by point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ugsp_net import paths
+from ugsp_net.cpu.vectors import compiled, inlined
+
+FINER, AROUND = 2, 9
+"""As in ``paths``; compiled code knows no other file's constants."""
+assert (FINER, AROUND) == (paths.FINER, paths.AROUND)
+
+
+def trace(
+    flow: Tensor,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    intervals: Tensor | None = None,
+    still: Tensor | None = None,
+) -> Tensor:
+    """What ``paths.trace`` returns."""
+    batch, _, height, width = flow.shape
+    out = flow.new_zeros((batch, sum(paths._SIDES), height, width))
+    for index in range(batch):
+        made, own = out[index].numpy(), flow[index].contiguous().numpy()
+        guesses, onward, bend, weight, hidden, cut, _ = np.split(made, (4, 8, 12, 14, 16, 17))
+        guesses[:] = own
+        seen, tracked = np.empty((2, height, width), np.float32), np.empty((height, width), np.float32)
+        ways = own[:2], own[2:]
+        shares = [_agreement(ways[one], ways[1 - one], *_NOISE, seen[one]) for one in (0, 1)]
+        cut[:] = min(shares) < paths.LEAST_SHARE
+        for one, beyond in enumerate((before, after)):
+            time = 1.0 if intervals is None else float(intervals[index, one])
+            outside = None
+            if beyond is not None and time > 0:
+                # Of the frame before, its flow to this one comes first; of the frame after, this one's flow to it.
+                toward, away = np.split(beyond[index].contiguous().numpy(), 2)[:: 1 - 2 * one]
+                if _agreement(away, toward, *_NOISE, tracked) >= paths.LEAST_SHARE:
+                    outside = away
+            told = onward[2 * one : 2 * one + 2], bend[2 * one : 2 * one + 2], weight[one], hidden[one]
+            _side(ways[one], seen[one], outside, tracked, np.float32(time), *_WEIGHTS, *told)
+        if still is not None:
+            _unshuffle(still[index, 0].contiguous().numpy(), made[-(FINER**2) :])
+    return out
+
+
+def carry(known: Tensor, t: Tensor) -> Tensor:
+    """What ``paths.carry`` returns. known: from ``trace``."""
+    batch, _, height, width = known.shape
+    out = known.new_empty((batch, 6, FINER * height, FINER * width))
+    for index in range(batch):
+        told, when = known[index].contiguous().numpy(), np.float32(t[index])
+        landed = np.zeros((height, width, 3), np.float32)
+        _spread_ways(told, when, landed)
+        mean = landed[..., :2] / np.maximum(landed[..., 2:], np.float32(paths.LEAST**2))
+        landed = np.zeros((height, width, 8), np.float32)
+        _spread(told, when, np.float32(1 / paths.APART), mean, landed)
+        small = np.empty((5, height, width), np.float32)
+        _settle(told, when, np.float32(paths.GUESS), np.float32(paths.DOUBT), np.float32(paths.CERTAIN), landed, small)
+        made = out[index].numpy()
+        _enlarge(small, made)
+        _shuffle(told[-(FINER**2) :], made[5])
+    return out
+
+
+_NOISE = np.float32(paths.NOISE), np.float32(paths.SHARE)
+_WEIGHTS = np.float32(paths.BEHIND), np.float32(paths.LEAST), np.float32(1 / paths.ENOUGH)
+
+
+@inlined
+def _between(position: Any, size: int) -> Any:
+    """Two neighbours between which a position lies, inside a map of that size, and how much of the second to take."""
+    position = min(position, np.float32(size - 1)) if position > 0 else np.float32(0)
+    first = int(position)
+    return first, min(first + 1, size - 1), position - np.float32(first)
+
+
+@inlined
+def _read(values: Any, y: float, x: float) -> Any:
+    """A map [h, w] at a position, outside of it at its border."""
+    top, below, down = _between(y, values.shape[0])
+    left, right, across = _between(x, values.shape[1])
+    upper = values[top, left] + across * (values[top, right] - values[top, left])
+    lower = values[below, left] + across * (values[below, right] - values[below, left])
+    return upper + down * (lower - upper)
+
+
+@compiled
+def _agreement(there: Any, back: Any, noise: float, share: float, out: Any) -> Any:
+    """``paths._agreement`` into out [h, w], and the mean of it."""
+    summed = 0.0
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            x, y = there[0, i, j], there[1, i, j]
+            across, down = np.float32(j) + x, np.float32(i) + y
+            back_x, back_y = x + _read(back[0], down, across), y + _read(back[1], down, across)
+            distance = back_x * back_x + back_y * back_y
+            out[i, j] = np.exp(-distance / (noise + share * (x * x + y * y)))
+            summed += out[i, j]
+    return summed / out.size
+
+
+@compiled
+def _side(
+    own: Any,
+    seen: Any,
+    away: Any,
+    tracked: Any,
+    time: float,
+    behind: float,
+    least: float,
+    enough: float,
+    onward: Any,
+    bend: Any,
+    weight: Any,
+    hidden: Any,
+) -> None:
+    """``paths._side`` into the last four. away: flow to the frame beyond, or None; tracked: how far it is believed."""
+    height, width = seen.shape
+    one = np.float32(1)
+    if away is not None:
+        # Sums over so many columns of bends, known and positions: rows of them are summed below.
+        known = np.empty((3, height, width), np.float32)
+        bends = np.float32(2) / (one + time)
+        for i in range(height):
+            for j in range(width):
+                share = seen[i, j] * tracked[i, j]
+                known[2, i, j] = share
+                for axis in range(2):
+                    known[axis, i, j] = share * bends * (own[axis, i, j] + away[axis, i, j] / time)
+        around = _summed_around(known)
+    reach = AROUND // 2
+    for i in range(height):
+        rows = min(i + reach, height - 1) - max(i - reach, 0) + 1
+        for j in range(width):
+            x, y = np.float32(j) + own[0, i, j], np.float32(i) + own[1, i, j]
+            beyond = max(max(-x, x - np.float32(width - 1)), max(-y, y - np.float32(height - 1)))
+            leaves = min(max(beyond, np.float32(0)), one)
+            if away is None:
+                onward[0, i, j], onward[1, i, j] = own[0, i, j], own[1, i, j]
+                bend[0, i, j] = bend[1, i, j] = np.float32(0)
+                weight[i, j], hidden[i, j] = seen[i, j] + least, leaves
+            else:
+                lost = (one - seen[i, j]) * tracked[i, j]
+                columns = min(j + reach, width - 1) - max(j - reach, 0) + 1
+                share = one / np.float32(rows * columns)
+                lent = (one - known[2, i, j]) / max(around[2, i, j] * share, enough) * share
+                for axis in range(2):
+                    onward[axis, i, j] = own[axis, i, j] - lost * (own[axis, i, j] + away[axis, i, j] / time)
+                    bend[axis, i, j] = known[axis, i, j] + lent * around[axis, i, j]
+                weight[i, j] = seen[i, j] + behind * tracked[i, j] + least
+                hidden[i, j] = max(lost, leaves)
+
+
+@compiled
+def _summed_around(values: Any) -> Any:
+    """Sums over the square of ``AROUND`` positions around each, as far as it lies in [C, h, w]."""
+    channels, height, width = values.shape
+    reach = AROUND // 2
+    out = np.zeros_like(values)
+    row = np.zeros(width + 2 * reach, np.float32)
+    for channel in range(channels):
+        for i in range(height):
+            row[:] = np.float32(0)
+            for k in range(max(i - reach, 0), min(i + reach, height - 1) + 1):
+                for j in range(width):
+                    row[reach + j] += values[channel, k, j]
+            made = out[channel, i]
+            for k in range(AROUND):
+                for j in range(width):
+                    made[j] += row[k + j]
+    return out
+
+
+@compiled
+def _unshuffle(still: Any, out: Any) -> None:
+    """[2 h, 2 w] -> [4, h, w]."""
+    for part in range(FINER**2):
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                out[part, i, j] = still[FINER * i + part // FINER, FINER * j + part % FINER]
+
+
+@compiled
+def _shuffle(parts: Any, out: Any) -> None:
+    """[4, h, w] -> [2 h, 2 w]."""
+    for part in range(FINER**2):
+        for i in range(parts.shape[1]):
+            for j in range(parts.shape[2]):
+                out[FINER * i + part // FINER, FINER * j + part % FINER] = parts[part, i, j]
+
+
+@inlined
+def _lands(told: Any, when: float, frame: int, i: int, j: int) -> Any:
+    """Row and column at which a point of the first (0) or second (1) frame lands, and the curve's part of its way."""
+    far = when if frame == 0 else np.float32(1) - when
+    curve = when * (np.float32(1) - when) / np.float32(2)
+    bend_x, bend_y = curve * told[8 + 2 * frame, i, j], curve * told[9 + 2 * frame, i, j]
+    x = np.float32(j) + (far * told[4 + 2 * frame, i, j] - bend_x)
+    y = np.float32(i) + (far * told[5 + 2 * frame, i, j] - bend_y)
+    # What is farther out lands nowhere.
+    height, width = told.shape[1:]
+    x = min(x, np.float32(width + 1)) if x > -2 else np.float32(-2)
+    y = min(y, np.float32(height + 1)) if y > -2 else np.float32(-2)
+    return y, x, bend_x, bend_y
+
+
+@compiled
+def _spread_ways(told: Any, when: float, landed: Any) -> None:
+    """The way from the first frame to the second of every point, spread where it lands with its weight: [h, w, 3]."""
+    height, width = landed.shape[:2]
+    for frame in range(2):
+        sign, nearer = (np.float32(1), np.float32(2) - when) if frame == 0 else (np.float32(-1), np.float32(1) + when)
+        for i in range(height):
+            for j in range(width):
+                y, x, _, _ = _lands(told, when, frame, i, j)
+                top, left = int(np.floor(y)), int(np.floor(x))
+                down, across = y - np.float32(top), x - np.float32(left)
+                weight = nearer * told[12 + frame, i, j]
+                way_x, way_y = sign * told[4 + 2 * frame, i, j], sign * told[5 + 2 * frame, i, j]
+                for below in range(2):
+                    row = top + below
+                    if 0 <= row < height:
+                        vertical = weight * (down if below else np.float32(1) - down)
+                        for right in range(2):
+                            column = left + right
+                            if 0 <= column < width:
+                                share = vertical * (across if right else np.float32(1) - across)
+                                place = landed[row, column]
+                                place[0] += share * way_x
+                                place[1] += share * way_y
+                                place[2] += share
+
+
+@compiled
+def _spread(told: Any, when: float, apart: float, mean: Any, landed: Any) -> None:
+    """Of every point where it lands: flow to the first and to the second frame, how sure it is that the first and that
+    the second hides it, and its weight, less where its way is far from the mean [h, w, 2] there: [h, w, 8]."""
+    height, width = landed.shape[:2]
+    one = np.float32(1)
+    far = when * when + (one - when) * (one - when)
+    for frame in range(2):
+        sign, nearer = (one, np.float32(2) - when) if frame == 0 else (-one, one + when)
+        for i in range(height):
+            for j in range(width):
+                y, x, bend_x, bend_y = _lands(told, when, frame, i, j)
+                way_x, way_y = sign * told[4 + 2 * frame, i, j], sign * told[5 + 2 * frame, i, j]
+                off_x = _read(mean[:, :, 0], y, x) - way_x
+                off_y = _read(mean[:, :, 1], y, x) - way_y
+                weight = nearer * told[12 + frame, i, j]
+                weight /= one + (off_x * off_x + off_y * off_y) * far * apart
+                hides = told[14 + frame, i, j]
+                first_x, first_y = bend_x - when * way_x, bend_y - when * way_y
+                second_x, second_y = first_x + way_x, first_y + way_y
+                top, left = int(np.floor(y)), int(np.floor(x))
+                down, across = y - np.float32(top), x - np.float32(left)
+                for below in range(2):
+                    row = top + below
+                    if 0 <= row < height:
+                        vertical = weight * (down if below else one - down)
+                        for right in range(2):
+                            column = left + right
+                            if 0 <= column < width:
+                                share = vertical * (across if right else one - across)
+                                place = landed[row, column]
+                                place[0] += share * first_x
+                                place[1] += share * first_y
+                                place[2] += share * second_x
+                                place[3] += share * second_y
+                                place[4 + frame] += share * hides
+                                place[6] += share
+
+
+@compiled
+def _settle(told: Any, when: float, guess: float, doubt: float, certain: float, landed: Any, out: Any) -> None:
+    """Flow t -> 0 and t -> 1, in positions of the finer map, and the prior: [5, h, w]."""
+    one = np.float32(1)
+    rest = one - when
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            place = landed[i, j]
+            if told[16, i, j] > 0:
+                for axis in range(4):
+                    out[axis, i, j] = np.float32(0)
+                out[4, i, j] = certain if when <= np.float32(0.5) else -certain
+                continue
+            known = place[6] + guess
+            scale = np.float32(FINER) / known
+            # Without any paths: the other frame's flow, read where this one's leads.
+            y, x = np.float32(i) + rest * told[1, i, j], np.float32(j) + rest * told[0, i, j]
+            out[0, i, j] = scale * (place[0] + guess * when * _read(told[2], y, x))
+            out[1, i, j] = scale * (place[1] + guess * when * _read(told[3], y, x))
+            y, x = np.float32(i) + when * told[3, i, j], np.float32(j) + when * told[2, i, j]
+            out[2, i, j] = scale * (place[2] + guess * rest * _read(told[0], y, x))
+            out[3, i, j] = scale * (place[3] + guess * rest * _read(told[1], y, x))
+            first, second = min(place[4] / known, one), min(place[5] / known, one)
+            out[4, i, j] = np.log((one + doubt - second) / (one + doubt - first))
+
+
+@compiled
+def _enlarge(small: Any, out: Any) -> None:
+    """Bilinear enlargement to twice the size, [C, h, w] -> the first C of [.., 2 h, 2 w]."""
+    channels, height, width = small.shape
+    row = np.empty(width, np.float32)
+    near, far = np.float32(0.75), np.float32(0.25)
+    for channel in range(channels):
+        for y in range(2 * height):
+            i = y // 2
+            beside = min(i + 1, height - 1) if y % 2 else max(i - 1, 0)
+            for j in range(width):
+                row[j] = near * small[channel, i, j] + far * small[channel, beside, j]
+            made = out[channel, y]
+            made[0], made[2 * width - 1] = row[0], row[width - 1]
+            for j in range(width - 1):
+                made[2 * j + 1] = near * row[j] + far * row[j + 1]
+                made[2 * j + 2] = far * row[j] + near * row[j + 1]

@@ -1,0 +1,516 @@
+"""The patches of one size of ``search``, for processors: the same ones and the same tries, but a patch at a time.
+
+In torch a try reads and writes everything several times over. Here what a patch needs stays in registers, and trying a
+flow takes some 25 ns, a tenth of that. ``search`` in torch is what this is tested against and what other devices run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ugsp_net import search
+from ugsp_net.cpu.vectors import compiled, inlined, load, same, total
+
+PATCH, CELL, SPACING, MARGIN = 8, 4, 2, 2
+"""As in ``search``; compiled code knows no other file's constants."""
+assert (PATCH, CELL, SPACING, MARGIN) == (search.PATCH, search.CELL, search.SPACING, search._MARGIN)
+OUTSIDE = 9.0
+"""Positions that a patch may begin outside a frame: farther out, all of it shows the border too."""
+BORDER = 12
+"""Positions around a frame in which its border is repeated."""
+
+
+def search_size(
+    first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
+) -> tuple[Tensor, Tensor]:
+    """What ``search._search`` returns, of frames on the processor."""
+    batch, _, height, width = first.shape
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    pictures = [F.pad(one, (BORDER,) * 4, mode="replicate")[:, 0].numpy() for one in (first, second)]
+    slopes = [F.pad(one, (BORDER,) * 4).numpy() for one in _slopes(first)]
+    if flow is None:
+        begun = first.new_zeros((batch, rows, columns, 2))
+    else:
+        begun = 2 * flow[..., :rows, :columns].permute(0, 2, 3, 1)
+    every = zip(*pictures, *slopes, begun.contiguous().numpy(), strict=True)
+    found = [_Patches(level, *one) for one in every]
+    looking = [one for one in found if one.look]
+    if looking:
+        if coarser is None:
+            for one in looking:
+                one.try_everywhere()
+        else:
+            enlarged = 2 * coarser.permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+            for one, tried in zip(found, enlarged[:, :rows, :columns].contiguous().numpy(), strict=True):
+                if one.look:
+                    one.try_all(tried)
+        if level == 0:
+            ways = [one.flow.copy() for one in (*found[batch // 2 :], *found[: batch // 2])]
+            for one, way in zip(found, ways, strict=True):
+                if one.look:
+                    one.try_back(way)
+        distances = search._distances(level)
+        for one in looking:
+            for turn, distance in enumerate(distances):
+                if level == 1 and turn == len(distances) - 1:
+                    one.look_far()
+                one.try_around(distance)
+    averaged = np.stack([one.averaged() for one in found])
+    best = np.stack([one.flow for one in found])
+    return torch.from_numpy(averaged), torch.from_numpy(best).permute(0, 3, 1, 2)
+
+
+def brightness(frame: Tensor) -> Tensor:
+    """What ``search._brightness`` returns."""
+    batch, _, height, width = frame.shape
+    out = frame.new_empty((batch, 1, height // 2, width // 2))
+    shares = [np.float32(255 / 4 * share) for share in search._LUMA]
+    for picture, made in zip(frame.numpy(), out.numpy(), strict=True):
+        _brightness(picture, *shares, made[0])
+    return out
+
+
+def of_points(frame: Tensor) -> Tensor:
+    """What ``search._of_points`` returns."""
+    batch, channels, height, width = frame.shape
+    out = frame.new_empty((batch, channels, height // search.POINT, width // search.POINT))
+    for picture, made in zip(frame.numpy(), out.numpy(), strict=True):
+        _of_points(picture, search.POINT, made)
+    return out
+
+
+def miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``search._miscoloured`` returns."""
+    mask, share = _mask(search._one_in(search.COLOUR_SAMPLED))
+    padded = [F.pad(one, (BORDER,) * 4, mode="replicate").numpy() for one in (pictures, others)]
+    out = flow.new_empty((2, len(flow), *grid))
+    shares = [np.float32(one) for one in search._LUMA]
+    for first, second, moved, made in zip(
+        *padded, flow.view(-1, *grid, 2).numpy(), out.transpose(0, 1).numpy(), strict=True
+    ):
+        _miscoloured(first, second, mask, share, *shares, moved, made)
+    coloured, bright = out.flatten(2)
+    return coloured, bright
+
+
+def look_for_colours(
+    pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``search._look_for_colours`` returns."""
+    mask, share = _mask(search._one_in(search.COLOUR_SAMPLED))
+    padded = [F.pad(one, (BORDER,) * 4, mode="replicate").numpy() for one in (pictures, others)]
+    found, costs = flow.clone(), flow.new_empty((2, *chosen.shape))
+    reaches = np.array([reach for reach, _ in search.COLOUR_STEPS])
+    steps = np.array([step for _, step in search.COLOUR_STEPS], np.float32)
+    every = zip(*padded, chosen.numpy(), found.numpy(), costs.transpose(0, 1).numpy(), strict=True)
+    for first, second, numbers, moved, cost in every:
+        _look_for_colours(first, second, mask, share / np.float32(3), grid[1], numbers, reaches, steps, moved, cost)
+    cost, least = costs
+    return found, cost, least
+
+
+def _mask(positions: list[int]) -> tuple[Any, Any]:
+    """1 at these positions of a patch and 0 at the others, and a share for each."""
+    mask = np.zeros((PATCH, PATCH), np.float32)
+    mask.flat[positions] = 1
+    return mask, np.float32(1 / len(positions))
+
+
+def _slopes(frame: Tensor) -> tuple[Tensor, Tensor]:
+    """How a frame [B, 1, h, w] changes across and down, [B, h, w] each."""
+    across, down = F.pad(frame, (1, 1, 0, 0), mode="replicate"), F.pad(frame, (0, 0, 1, 1), mode="replicate")
+    across, down = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]
+    return across[:, 0].div_(2), down[:, 0].div_(2)
+
+
+class _Patches:
+    """All patches of one frame at one size, and the best flow of each so far."""
+
+    def __init__(self, level: int, first: Any, second: Any, across: Any, down: Any, begun: Any) -> None:
+        """first, second: a frame and the other one, with their borders, fp32 of 0 to 255; across, down: the first one's
+        slopes; begun: [rows, columns, 2], the flow that is changed here."""
+        self.flow = begun
+        positions = search._sampled(level)
+        self._samples = len(positions)
+        self._frames = first, second, *_mask(positions)
+        self._cost = np.empty(begun.shape[:2], np.float32)
+        self._looks = np.empty(begun.shape[:2], np.bool_)
+        fits = search.NOISE / 4**level * self._samples
+        self.look: bool = _begin(*self._frames, np.float32(fits), begun, self._cost, self._looks)
+        if self.look:
+            damping = search.DAMPING * self._samples / PATCH**2
+            inverse = np.empty((*begun.shape[:2], 5), np.float32)
+            _invert(across, down, *self._frames[2:], np.float32(damping), self._looks, inverse)
+            self._slopes = across, down, inverse
+
+    def try_all(self, tried: Any) -> None:
+        """Try a flow for each of all patches, [rows, columns, 2]."""
+        _try_all(*self._frames, tried, self._looks, self.flow, self._cost)
+
+    def try_everywhere(self) -> None:
+        """Try all short displacements."""
+        _try_everywhere(*self._frames, search.REACH, self._looks, self.flow, self._cost)
+
+    def try_back(self, way: Any) -> None:
+        """Try the way back from the patch of the other frame that is nearest to where each patch leads now. way: the
+        other frame's flow, [rows, columns, 2]."""
+        _try_back(*self._frames, way, self._looks, self.flow, self._cost)
+
+    def try_around(self, distance: int) -> None:
+        """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
+        side = min(distance, max(1, min(self._looks.shape) - 1))
+        _try_around(*self._frames, *self._slopes, side, self.flow.copy(), self._looks, self.flow, self._cost)
+
+    def look_far(self) -> None:
+        """Try all flows within ``search.FAR`` positions of theirs for the patches that are lost."""
+        cost = np.where(self._looks, self._cost, 0).ravel()
+        lost = np.flatnonzero(cost > search.LOST * self._samples)
+        most = max(search.LOST_LEAST, int(search.LOST_SHARE * cost.size))
+        if len(lost) > most:
+            lost = lost[np.argpartition(-cost[lost], most)[:most]]
+        _look_far(*self._frames, lost, search.FAR, np.float32(search.FOUND), self.flow, self._cost)
+
+    def averaged(self) -> Any:
+        """The mean of the patches' flows, weighted by how well each fits, [2, h / SPACING, w / SPACING]."""
+        height, width = (-(-(side - 2 * BORDER) // SPACING) for side in self._frames[0].shape)
+        rows, columns = self._looks.shape
+        summed = np.zeros((3, (rows + 1) * CELL // SPACING, (columns + 1) * CELL // SPACING), np.float32)
+        _average(*self._frames[:2], self.flow, summed)
+        margin = MARGIN // SPACING
+        summed = summed[:, margin : margin + height, margin : margin + width]
+        return summed[1:] / summed[:1]
+
+
+@inlined
+def _begins(position: Any, size: int) -> Any:
+    """Where a patch begins to be read in a frame with borders, of a size with them, and how much of the next position
+    it takes."""
+    inside = np.float32(size - 2 * BORDER)
+    # Of what is no number this makes one too: whatever the flow is, nothing outside is read.
+    position = min(position, inside) if position > -OUTSIDE else np.float32(-OUTSIDE)
+    whole = np.floor(position)
+    return int(whole) + BORDER, np.float32(position - whole)
+
+
+@inlined
+def _shares(top: int, left: int, across: float, down: float, second: Any) -> Any:
+    """Where the patch at (top, left) is read in the second frame by a flow, and the shares of the four neighbours."""
+    row, below = _begins(np.float32(top) + down, second.shape[0])
+    column, right = _begins(np.float32(left) + across, second.shape[1])
+    both = right * below
+    here, beside = same(np.float32(1) - right - below + both), same(right - both)
+    return row, column, (here, beside, same(below - both), same(both))
+
+
+@inlined
+def _cost(first: Any, second: Any, mask: Any, share: float, top: int, left: int, across: float, down: float) -> Any:
+    """Squared difference less that of the means where the patch at (top, left) moves by a flow. share: 1 / samples."""
+    row, column, shares = _shares(top, left, across, down, second)
+    summed = squares = same(np.float32(0))
+    for line in range(PATCH):
+        found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
+        found *= load(mask, line, 0)
+        summed += found
+        squares += found * found
+    mean = total(summed)
+    return max(total(squares) - mean * mean * share, np.float32(0))
+
+
+@inlined
+def _step(
+    first: Any, second: Any, mask: Any, slope_x: Any, slope_y: Any, inverse: Any, top: int, left: int, flow: Any
+) -> Any:
+    """Where a Gauss-Newton step leads from a flow [2]: across and down. inverse: [5], from ``_invert``."""
+    row, column, shares = _shares(top, left, flow[0], flow[1], second)
+    summed = sum_x = sum_y = same(np.float32(0))
+    for line in range(PATCH):
+        found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
+        found *= load(mask, line, 0)
+        summed += found
+        sum_x += found * load(slope_x, top + BORDER + line, left + BORDER)
+        sum_y += found * load(slope_y, top + BORDER + line, left + BORDER)
+    differs = total(summed)
+    x, y = total(sum_x) - inverse[3] * differs, total(sum_y) - inverse[4] * differs
+    return flow[0] - (inverse[0] * x + inverse[1] * y), flow[1] - (inverse[1] * x + inverse[2] * y)
+
+
+@compiled
+def _begin(first: Any, second: Any, mask: Any, share: float, fits: float, flow: Any, cost: Any, looks: Any) -> Any:
+    """What the patches cost where they begin, and which of them look further: those that cost more than what fits."""
+    some = False
+    for i in range(flow.shape[0]):
+        for j in range(flow.shape[1]):
+            top, left = CELL * i - MARGIN, CELL * j - MARGIN
+            cost[i, j] = _cost(first, second, mask, share, top, left, flow[i, j, 0], flow[i, j, 1])
+            looks[i, j] = cost[i, j] > fits
+            some |= looks[i, j]
+    return some
+
+
+@compiled
+def _invert(slope_x: Any, slope_y: Any, mask: Any, share: float, damping: float, looks: Any, inverse: Any) -> None:
+    """Of every patch that looks: the inverse Hessian (xx, xy, yy), and the means of its slopes across and down."""
+    for i in range(looks.shape[0]):
+        for j in range(looks.shape[1]):
+            if not looks[i, j]:
+                continue
+            row, column = CELL * i - MARGIN + BORDER, CELL * j - MARGIN + BORDER
+            sum_x = sum_y = sum_xx = sum_xy = sum_yy = same(np.float32(0))
+            for line in range(PATCH):
+                x, y = load(slope_x, row + line, column), load(slope_y, row + line, column)
+                x *= load(mask, line, 0)
+                y *= load(mask, line, 0)
+                sum_x += x
+                sum_y += y
+                sum_xx += x * x
+                sum_xy += x * y
+                sum_yy += y * y
+            mean_x, mean_y = total(sum_x) * share, total(sum_y) * share
+            xx = total(sum_xx) - total(sum_x) * mean_x + damping
+            yy = total(sum_yy) - total(sum_y) * mean_y + damping
+            xy = total(sum_xy) - total(sum_x) * mean_y
+            scale = np.float32(1) / (xx * yy - xy * xy)
+            inverse[i, j, 0], inverse[i, j, 1], inverse[i, j, 2] = yy * scale, -xy * scale, xx * scale
+            inverse[i, j, 3], inverse[i, j, 4] = mean_x, mean_y
+
+
+@inlined
+def _try(
+    first: Any, second: Any, mask: Any, share: float, i: int, j: int, across: float, down: float, flow: Any, cost: Any
+) -> None:
+    """Take this flow for the patch in row i and column j where it fits better."""
+    tried = _cost(first, second, mask, share, CELL * i - MARGIN, CELL * j - MARGIN, across, down)
+    if tried < cost[i, j]:
+        cost[i, j], flow[i, j, 0], flow[i, j, 1] = tried, across, down
+
+
+@compiled
+def _try_all(first: Any, second: Any, mask: Any, share: float, tried: Any, looks: Any, flow: Any, cost: Any) -> None:
+    for i in range(looks.shape[0]):
+        for j in range(looks.shape[1]):
+            if looks[i, j]:
+                _try(first, second, mask, share, i, j, tried[i, j, 0], tried[i, j, 1], flow, cost)
+
+
+@compiled
+def _try_everywhere(
+    first: Any, second: Any, mask: Any, share: float, reach: int, looks: Any, flow: Any, cost: Any
+) -> None:
+    for i in range(looks.shape[0]):
+        for j in range(looks.shape[1]):
+            if looks[i, j]:
+                for across in range(-reach, reach + 1):
+                    for down in range(-reach, reach + 1):
+                        _try(first, second, mask, share, i, j, np.float32(across), np.float32(down), flow, cost)
+
+
+@inlined
+def _nearest(position: Any, count: int) -> Any:
+    """The nearest of so many patches in a row."""
+    return int(min(np.rint(position), np.float32(count - 1))) if position > 0 else 0
+
+
+@compiled
+def _try_back(first: Any, second: Any, mask: Any, share: float, way: Any, looks: Any, flow: Any, cost: Any) -> None:
+    rows, columns = looks.shape
+    for i in range(rows):
+        for j in range(columns):
+            if looks[i, j]:
+                row = _nearest(np.float32(i) + flow[i, j, 1] / np.float32(CELL), rows)
+                column = _nearest(np.float32(j) + flow[i, j, 0] / np.float32(CELL), columns)
+                back = way[row, column]
+                _try(first, second, mask, share, i, j, -back[0], -back[1], flow, cost)
+
+
+@compiled
+def _try_around(
+    first: Any,
+    second: Any,
+    mask: Any,
+    share: float,
+    slope_x: Any,
+    slope_y: Any,
+    inverse: Any,
+    side: int,
+    before: Any,
+    looks: Any,
+    flow: Any,
+    cost: Any,
+) -> None:
+    """before: the flow of all patches as it was; flow: as it becomes."""
+    rows, columns = looks.shape
+    for i in range(rows):
+        for j in range(columns):
+            if looks[i, j]:
+                for row, column in (
+                    (max(i - side, 0), j),
+                    (min(i + side, rows - 1), j),
+                    (i, max(j - side, 0)),
+                    (i, min(j + side, columns - 1)),
+                ):
+                    beside = before[row, column]
+                    _try(first, second, mask, share, i, j, beside[0], beside[1], flow, cost)
+                top, left = CELL * i - MARGIN, CELL * j - MARGIN
+                across, down = _step(first, second, mask, slope_x, slope_y, inverse[i, j], top, left, flow[i, j])
+                _try(first, second, mask, share, i, j, across, down, flow, cost)
+
+
+@compiled
+def _look_far(
+    first: Any, second: Any, mask: Any, share: float, lost: Any, reach: int, found: float, flow: Any, cost: Any
+) -> None:
+    """lost: the numbers of the patches that do; found: the part of what differs that may be left."""
+    columns = flow.shape[1]
+    for number in lost:
+        i, j = number // columns, number % columns
+        top, left = CELL * i - MARGIN, CELL * j - MARGIN
+        from_x, from_y, least = flow[i, j, 0], flow[i, j, 1], cost[i, j] * found
+        for x in range(-reach, reach + 1):
+            for y in range(-reach, reach + 1):
+                across, down = from_x + np.float32(x), from_y + np.float32(y)
+                tried = _cost(first, second, mask, share, top, left, across, down)
+                if tried < least:
+                    least = cost[i, j] = tried
+                    flow[i, j, 0], flow[i, j, 1] = across, down
+
+
+@compiled
+def _average(first: Any, second: Any, flow: Any, summed: Any) -> None:
+    """Sums of the weights of the flows of all patches, and of the flows times these: [3, ...], one in ``SPACING``
+    positions."""
+    size = PATCH // SPACING
+    differs = np.empty((size, size), np.float32)
+    for i in range(flow.shape[0]):
+        for j in range(flow.shape[1]):
+            top, left = CELL * i - MARGIN, CELL * j - MARGIN
+            across, down = flow[i, j, 0], flow[i, j, 1]
+            row, below = _begins(np.float32(top) + down, second.shape[0])
+            column, right = _begins(np.float32(left) + across, second.shape[1])
+            mean = squares = np.float32(0)
+            for y in range(size):
+                for x in range(size):
+                    r, c = row + SPACING * y, column + SPACING * x
+                    upper = second[r, c] + right * (second[r, c + 1] - second[r, c])
+                    lower = second[r + 1, c] + right * (second[r + 1, c + 1] - second[r + 1, c])
+                    value = upper + below * (lower - upper)
+                    value -= first[top + BORDER + SPACING * y, left + BORDER + SPACING * x]
+                    differs[y, x] = value
+                    mean += value
+                    squares += value * value
+            share = np.float32(1 / size**2)
+            fit = max(squares - mean * mean * share, np.float32(0)) * share + np.float32(4)
+            for y in range(size):
+                for x in range(size):
+                    weight = np.float32(1) / (max(abs(differs[y, x]), np.float32(1)) * fit)
+                    r, c = CELL // SPACING * i + y, CELL // SPACING * j + x
+                    summed[0, r, c] += weight
+                    summed[1, r, c] += weight * across
+                    summed[2, r, c] += weight * down
+
+
+@compiled
+def _brightness(frame: Any, red: float, green: float, blue: float, out: Any) -> None:
+    """frame: [3, H, W]; out: [H / 2, W / 2]."""
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            value = np.float32(0)
+            for channel, share in enumerate((red, green, blue)):
+                upper = frame[channel, 2 * y, 2 * x] + frame[channel, 2 * y, 2 * x + 1]
+                value += share * (upper + frame[channel, 2 * y + 1, 2 * x] + frame[channel, 2 * y + 1, 2 * x + 1])
+            out[y, x] = value
+
+
+@compiled
+def _of_points(frame: Any, side: int, out: Any) -> None:
+    """frame: [C, H, W]; out: [C, H / side, W / side]."""
+    inner = side // 2
+    for channel in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                y, x = side * i + inner, side * j + inner
+                upper = frame[channel, y - 1, x - 1] + frame[channel, y - 1, x]
+                out[channel, i, j] = (upper + frame[channel, y, x - 1] + frame[channel, y, x]) * np.float32(0.25)
+
+
+@inlined
+def _read(frame: Any, row: int, column: int, here: Any, beside: Any, under: Any, diagonal: Any) -> Any:
+    """Eight neighbours in a row, between the positions of a frame."""
+    upper = load(frame, row, column) * here + load(frame, row, column + 1) * beside
+    return upper + load(frame, row + 1, column) * under + load(frame, row + 1, column + 1) * diagonal
+
+
+@compiled
+def _miscoloured(
+    first: Any, second: Any, mask: Any, share: float, red: float, green: float, blue: float, flow: Any, out: Any
+) -> None:
+    """first, second: [3, h, w] with their borders; out: [2, rows, columns]."""
+    shares = same(red), same(green), same(blue)
+    for i in range(flow.shape[0]):
+        for j in range(flow.shape[1]):
+            top, left = CELL * i - MARGIN, CELL * j - MARGIN
+            row, column, weights = _shares(top, left, flow[i, j, 0], flow[i, j, 1], second[0])
+            coloured = dark = same(np.float32(0))
+            for line in range(PATCH):
+                place = top + BORDER + line, left + BORDER
+                r = _read(second[0], row + line, column, *weights) - load(first[0], *place)
+                g = _read(second[1], row + line, column, *weights) - load(first[1], *place)
+                b = _read(second[2], row + line, column, *weights) - load(first[2], *place)
+                bright = r * shares[0] + g * shares[1] + b * shares[2]
+                r, g, b = r - bright, g - bright, b - bright
+                seen = load(mask, line, 0)
+                coloured += (r * r + g * g + b * b) * seen
+                dark += bright * bright * seen
+            out[0, i, j], out[1, i, j] = total(coloured) * share / np.float32(3), total(dark) * share
+
+
+@inlined
+def _cost_in_colour(
+    first: Any, second: Any, mask: Any, share: float, top: int, left: int, across: float, down: float
+) -> Any:
+    """As ``_cost``, of frames of three colours; share: one by three times the samples."""
+    row, column, shares = _shares(top, left, across, down, second[0])
+    summed = squares = same(np.float32(0))
+    for colour in range(3):
+        for line in range(PATCH):
+            found = _read(second[colour], row + line, column, *shares)
+            found -= load(first[colour], top + BORDER + line, left + BORDER)
+            found *= load(mask, line, 0)
+            summed += found
+            squares += found * found
+    mean = total(summed)
+    return max(total(squares) - mean * mean * share, np.float32(0))
+
+
+@compiled
+def _look_for_colours(
+    first: Any,
+    second: Any,
+    mask: Any,
+    share: float,
+    columns: int,
+    chosen: Any,
+    reaches: Any,
+    steps: Any,
+    flow: Any,
+    cost: Any,
+) -> None:
+    """chosen: [K]; flow: [K, 2], which becomes the best; cost: [2, K], by the flow as it was and as it is."""
+    for index, number in enumerate(chosen):
+        top, left = CELL * (number // columns) - MARGIN, CELL * (number % columns) - MARGIN
+        best_x, best_y = flow[index]
+        least = cost[0, index] = _cost_in_colour(first, second, mask, share, top, left, best_x, best_y)
+        for turn in range(len(reaches)):
+            reach, step = reaches[turn], steps[turn]
+            from_x, from_y = best_x, best_y
+            for x in range(-reach, reach + 1):
+                for y in range(-reach, reach + 1):
+                    across, down = from_x + step * np.float32(x), from_y + step * np.float32(y)
+                    tried = _cost_in_colour(first, second, mask, share, top, left, across, down)
+                    if tried < least:
+                        least, best_x, best_y = tried, across, down
+        cost[1, index], flow[index, 0], flow[index, 1] = least, best_x, best_y

@@ -1,0 +1,214 @@
+"""What Numba compiles for processors does what torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.test_search import shifted, texture
+from ugsp_cli import colour
+from ugsp_net import cpu, masks, paths, pooling, rendering, search
+from ugsp_net.cpu import vectors
+
+
+def both(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]) -> tuple[Any, Any]:
+    """What is made by torch and by compiled code."""
+    with torch.inference_mode():
+        with monkeypatch.context() as patched:
+            patched.setattr(cpu, "available", lambda: False)
+            in_torch = make()
+        return in_torch, make()
+
+
+def assert_alike(made: tuple[Any, Any], within: float = 0.0) -> None:
+    for one, other in zip(*made, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=within, atol=within)
+
+
+def busy(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Two pairs of frames. In the first some moves, some moves far and is small, and some differs in colour alone; the
+    second is a pan."""
+    x = torch.arange(width).expand(height, width)
+    pair = []
+    for left in (width // 3, width // 3 + 24):
+        frame = texture(height, width)
+        inside = (x - left).abs() < 12
+        inside[: height // 2] = False
+        frame[..., inside] = 1 - frame[..., inside]
+        tinted = (x - left + 30).abs() < 14
+        tinted[height // 4 :] = False
+        frame[:, 0, tinted] += 0.3
+        frame[:, 2, tinted] -= 0.3 * search._LUMA[0] / search._LUMA[2]
+        pair.append(frame)
+    pan = shifted(7, -3.5, height, width)
+    return torch.cat((pair[0], pan[0])), torch.cat((pair[1], pan[1]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(192, 256), (100, 236), (16, 272)])
+def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But where two places fit equally well: sums are taken in another order."""
+    of_size, sizes = search._search, 0
+
+    def compare(*arguments: Any) -> tuple[Tensor, Tensor]:
+        nonlocal sizes
+        sizes += 1
+        in_torch, compiled = both(monkeypatch, lambda: of_size(*arguments))
+        for one, other in zip(in_torch, compiled, strict=True):
+            assert one.shape == other.shape
+            assert ((one - other).abs() > 0.01).float().mean() < 0.02
+            assert (one - other).abs().median() < 1e-3
+        found: tuple[Tensor, Tensor] = in_torch
+        return found
+
+    monkeypatch.setattr(search, "_search", compare)
+    assert search.inverse_search(*busy(height, width)).abs().max() > 1
+    assert sizes == (1 if min(height, width) < 48 else 4 if height < 192 else 5)
+
+
+def test_every_step_for_colours_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = 255 * torch.stack([texture(44, 60, seed)[0] for seed in (0, 1)])
+    grid, chosen = (11, 15), torch.tensor([[3, 77, 164], [0, 14, 90]])
+    flow = 3 * torch.randn(2, 11 * 15, 2)
+    near = flow.gather(1, chosen[..., None].expand(-1, -1, 2))
+    assert_alike(both(monkeypatch, lambda: search._miscoloured(pictures, pictures.flip(0), grid, flow)), 1e-3)
+    made = both(monkeypatch, lambda: search._look_for_colours(pictures, pictures.flip(0), grid, chosen, near))
+    assert_alike(tuple(costs[1:] for costs in made), 1e-3)  # two flows may cost the same
+    assert (made[0][0] - made[1][0]).abs().median() < 1e-4
+    assert (made[0][2] < 0.9 * made[0][1]).all()
+
+
+@pytest.mark.parametrize("sides", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("motion", [0.5, 60.0])
+def test_paths_are_the_same(sides: tuple[bool, bool], motion: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of motion that leads there and back, and of such that shows a cut, in pictures of odd sizes."""
+
+    def flow(there: Tensor) -> Tensor:
+        return torch.cat((there, 0.1 * torch.randn_like(there) - there), dim=1)
+
+    def traced_by(*arguments: Any) -> tuple[Tensor]:
+        return (paths.trace(*arguments),)
+
+    def carried(traced: Tensor, t: Tensor) -> tuple[Tensor]:
+        return (paths.carry(traced, t),)
+
+    ways = [motion * F.interpolate(torch.randn(2, 2, 4, 5), (23, 37), mode="bicubic") for _ in range(2)]
+    between = flow(ways[0])
+    before, after = (flow(ways[0] + 0.1 * ways[1]) if there_is else None for there_is in sides)
+    intervals, still = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), (torch.rand(2, 1, 46, 74) > 0.9).float()
+    for arguments in ((between, before, after), (between, before, after, intervals, still)):
+        traced = both(monkeypatch, partial(traced_by, *arguments))
+        assert_alike(traced, 1e-3 if motion > 1 else 1e-4)
+        assert bool(paths.is_cut(traced[0][0]).any()) == (motion > 1)
+        for t in (torch.tensor([0.3, 0.5]), torch.tensor([0.9, 0.7])):
+            assert_alike(both(monkeypatch, partial(carried, traced[0][0], t)), 1e-4)
+
+
+def test_masks_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = busy(96, 160)
+    frames[1][0, :, 40:60, 30:90] = frames[0][0, :, 40:60, 30:90] = (torch.rand(3, 20, 60) > 0.5).float()
+    changed = both(monkeypatch, lambda: (masks.change(*frames),))
+    assert_alike(changed, 1e-6)
+    change = changed[0][0]
+    assert_alike(both(monkeypatch, lambda: pooling.over_blocks(change, 16)), 1e-6)
+    assert_alike(both(monkeypatch, lambda: (masks._share_below(change[:, :1], masks.SAME, 16),)), 1e-6)
+    edges = both(monkeypatch, lambda: masks._rooted_edges(*frames, change))
+    assert_alike(edges)
+    assert edges[0][0].max() == 1
+    # Of a part of a picture, whose rows do not lie one behind the other.
+    part = [whole[..., 16:80, 32:128] for whole in (*frames, change)]
+    assert_alike(both(monkeypatch, lambda: masks._rooted_edges(*part)))
+
+
+@pytest.mark.parametrize("moving", [None, torch.tensor([[1.0, 0, 1], [0, 0, 1]]).view(1, 1, 2, 3).repeat(2, 1, 1, 1)])
+@pytest.mark.parametrize("found", [False, True])
+def test_rendering_is_the_same(moving: Tensor | None, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rectangle at a corner and one within, with flow that leads far out of the picture."""
+    frame0, frame1 = torch.rand(2, 2, 3, 64, 80)
+    flow, pace, t = 6 * torch.randn(2, 4, 32, 40), torch.rand(2, 4, 1, 1), torch.tensor([0.3, 0.6])
+    out, prior = torch.randn(2, 8, 32, 48), torch.randn(2, 1, 32, 40)
+    still = (torch.rand(2, 1, 32, 40) > 0.8).float()
+    last: Any = (prior, still) if found else (None, None)
+    for corner in ((0, 0), (16, 14), (32, 32)):
+
+        def render(corner: tuple[int, int] = corner) -> list[Tensor]:
+            picture = torch.zeros(2, 3, 64, 80)
+            rendering.put_rendered(picture, frame0, frame1, flow, out, t, pace, *last, corner, moving)
+            return [picture]
+
+        assert_alike(both(monkeypatch, render), 1e-4)
+
+
+def test_flow_that_is_no_number_reads_nothing_outside() -> None:
+    """It makes pictures of no numbers, as in torch, and nothing worse."""
+    frame = torch.rand(1, 3, 64, 80)
+    flow = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30]).view(1, 4, 1, 1).repeat(1, 1, 32, 40)
+    with torch.inference_mode():
+        picture, t = torch.zeros(1, 3, 64, 80), torch.tensor([0.5])
+        out, pace = torch.zeros(1, 8, 64, 80), torch.ones(1, 4, 1, 1)
+        rendering.put_rendered(picture, frame, frame, flow, out, t, pace, None, None, (0, 0), None)
+        carried = paths.carry(paths.trace(flow, flow, flow), t)
+        found = search.inverse_search(frame * torch.nan, frame)
+    assert picture.shape == frame.shape
+    assert carried.shape == (1, 6, 64, 80)
+    assert found.shape == (1, 4, 16, 20)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 47)])
+@pytest.mark.parametrize("shifts", [(1, 1), (0, 1), (0, 0)])
+@pytest.mark.parametrize("bits", [8, 10])
+def test_colours_are_the_same(
+    height: int, width: int, shifts: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, unit = 2**bits - 1, 2.0 ** (bits - 8)
+    sides = [(height, width), *2 * [(-(-height // (1 + shifts[0])), -(-width // (1 + shifts[1])))]]
+    planes = [torch.randint(0, top + 1, side, dtype=torch.int32) for side in sides]
+    codes: Any = [plane.to(torch.uint8 if bits == 8 else torch.uint16) for plane in planes]
+    to_rgb: Any = colour._to_rgb
+    to_planes: Any = colour._to_planes
+    how = (16 * unit, 219 * unit, 128 * unit, 224 * unit), 0.2126, 0.0722, shifts
+    rgb = both(monkeypatch, lambda: (to_rgb(*codes, *how),))
+    assert_alike(rgb, 1e-6)
+    back = both(monkeypatch, lambda: to_planes(rgb[0][0].repeat(2, 1, 1, 1), *how, top))
+    for one, other, plane in zip(*back, planes, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one.int(), other.int())
+        assert torch.equal(one.int(), plane.expand(2, -1, -1))
+    beyond = both(monkeypatch, lambda: to_planes(4 * rgb[0][0] - 1, *how, top))
+    for one, other in zip(*beyond, strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1  # halves are rounded either way
+        assert one.int().max() == top
+
+
+def test_where_nothing_can_be_written_functions_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    njit = numba.njit
+
+    def refusing(*arguments: Any, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function 'doubled': no locator available")
+        return njit(*arguments, **options)
+
+    monkeypatch.setattr(numba, "njit", refusing)
+
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    assert vectors.compiled(doubled)(21) == 42
+
+
+def test_what_learns_is_done_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_arguments: Tensor) -> Tensor:
+        raise AssertionError("no gradients come from there")
+
+    monkeypatch.setattr(f"{cpu.__name__}.masks.change", none)
+    frame = torch.rand(1, 3, 16, 16, requires_grad=True)
+    masks.change(frame, torch.rand(1, 3, 16, 16)).sum().backward()
+    assert frame.grad is not None
