@@ -137,11 +137,12 @@ def test_rendering_is_the_same(moving: Tensor | None, found: bool, monkeypatch: 
     out, prior = torch.randn(2, 8, 32, 48), torch.randn(2, 1, 32, 40)
     still = (torch.rand(2, 1, 32, 40) > 0.8).float()
     last: Any = (prior, still) if found else (None, None)
+    put: Any = rendering.put_rendered
     for corner in ((0, 0), (16, 14), (32, 32)):
 
         def render(corner: tuple[int, int] = corner) -> list[Tensor]:
             picture = torch.zeros(2, 3, 64, 80)
-            rendering.put_rendered(picture, frame0, frame1, flow, out, t, pace, *last, corner, moving)
+            put(picture, frame0, frame1, flow, out, t, pace, *last, corner, moving)
             return [picture]
 
         assert_alike(both(monkeypatch, render), 1e-4)

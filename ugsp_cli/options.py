@@ -130,7 +130,11 @@ class NetworkChoice:
     def load(self) -> Interpolator:
         """Load the network. Raises UgspError."""
         from ugsp_cli import engine
+        from ugsp_cli.console import print_note
+        from ugsp_net import cpu
 
+        told = "compiling for this processor, which takes up to half a minute; later runs find it done."
+        cpu.before_compiling[:] = [functools.partial(print_note, told)]
         return engine.load_interpolator(self.engine_options())
 
     def picture_settings(self) -> dict[str, Any]:

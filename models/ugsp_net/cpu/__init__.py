@@ -15,6 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+before_compiling: list[Callable[[], None]] = []
+"""Called, and taken away, when something is to be compiled that no earlier run has left: 10 to 30 s in all."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled
+from ugsp_net.cpu.vectors import compiled, plain
 
 Scales = tuple[float, float, float, float]
 """Luma's zero and reach, chroma's zero and reach, in code values."""
@@ -20,7 +20,7 @@ def to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: fl
     """What ``ugsp_cli.colour._to_rgb`` returns."""
     out = torch.empty((1, 3, *y.shape))
     chroma = np.empty((3, u.shape[1]), np.float32)
-    _to_rgb(y.numpy(), u.numpy(), v.numpy(), _singles(scales), *_singles((red, blue)), *shifts, chroma, out[0].numpy())
+    _to_rgb(plain(y), plain(u), plain(v), _singles(scales), *_singles((red, blue)), *shifts, chroma, out[0].numpy())
     return out
 
 
@@ -35,9 +35,7 @@ def to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shif
     rows = np.empty((2, 1 + down, width + across), np.float32)
     for index in range(batch):
         planes = (plane[index].numpy() for plane in (y, *chroma))
-        _to_planes(
-            rgb[index].numpy(), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes
-        )
+        _to_planes(plain(rgb[index]), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes)
     return [y, *chroma]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ugsp_net import masks
-from ugsp_net.cpu.vectors import compiled, inlined
+from ugsp_net.cpu.vectors import compiled, inlined, plain
 from ugsp_net.search import _LUMA
 
 REACH = 2
@@ -21,7 +21,7 @@ _SHARES = tuple(np.float32(share) for share in _LUMA)
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """What ``masks.change`` returns."""
     out = frame0.new_empty((len(frame0), 2, *frame0.shape[-2:]), dtype=torch.float32)
-    for one, other, made in zip(frame0.float().numpy(), frame1.float().numpy(), out.numpy(), strict=True):
+    for one, other, made in zip(plain(frame0.float()), plain(frame1.float()), out.numpy(), strict=True):
         _change(one, other, *_SHARES, made)
     return out
 
@@ -30,7 +30,7 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """What ``pooling.over_blocks`` returns."""
     batch, channels, height, width = values.shape
     mean, most = (values.new_empty((batch, channels, height // side, width // side)) for _ in range(2))
-    for picture, means, largest in zip(values.numpy(), mean.numpy(), most.numpy(), strict=True):
+    for picture, means, largest in zip(plain(values), mean.numpy(), most.numpy(), strict=True):
         for channel in range(channels):
             _over_blocks(picture[channel], side, means[channel], largest[channel])
     return mean, most
@@ -40,7 +40,7 @@ def share_below(changed: Tensor, limit: float, side: int) -> Tensor:
     """What ``masks._share_below`` returns."""
     batch, _, height, width = changed.shape
     out = changed.new_empty((batch, 1, height // side, width // side))
-    for values, made in zip(changed.numpy(), out.numpy(), strict=True):
+    for values, made in zip(plain(changed), out.numpy(), strict=True):
         _share_below(values[0], np.float32(limit), side, made[0])
     return out
 
@@ -51,7 +51,7 @@ def rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tenso
     edges, same = (frame0.new_empty((batch, 1, height // 2, width // 2)) for _ in range(2))
     limits = np.float32(masks.SAME), *(np.float32(share) for share in masks.SAME_SHARES), np.float32(masks.EDGE)
     shades = np.empty((2, height, width), np.float32)
-    every = zip(frame0.numpy(), frame1.numpy(), changed.numpy(), edges.numpy(), same.numpy(), strict=True)
+    every = zip(plain(frame0), plain(frame1), plain(changed), edges.numpy(), same.numpy(), strict=True)
     for first, second, differs, edge, alike in every:
         for frame, shade in zip((first, second), shades, strict=True):
             _luma(frame, *_SHARES, shade)

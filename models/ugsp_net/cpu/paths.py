@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net import paths
-from ugsp_net.cpu.vectors import compiled, inlined
+from ugsp_net.cpu.vectors import compiled, inlined, plain
 
 FINER, AROUND = 2, 9
 """As in ``paths``; compiled code knows no other file's constants."""
@@ -26,25 +26,26 @@ def trace(
     batch, _, height, width = flow.shape
     out = flow.new_zeros((batch, sum(paths._SIDES), height, width))
     for index in range(batch):
-        made, own = out[index].numpy(), flow[index].contiguous().numpy()
+        made, own = out[index].numpy(), plain(flow[index])
         guesses, onward, bend, weight, hidden, cut, _ = np.split(made, (4, 8, 12, 14, 16, 17))
         guesses[:] = own
-        seen, tracked = np.empty((2, height, width), np.float32), np.empty((height, width), np.float32)
+        seen = np.empty((2, height, width), np.float32)
         ways = own[:2], own[2:]
         shares = [_agreement(ways[one], ways[1 - one], *_NOISE, seen[one]) for one in (0, 1)]
         cut[:] = min(shares) < paths.LEAST_SHARE
         for one, beyond in enumerate((before, after)):
             time = 1.0 if intervals is None else float(intervals[index, one])
-            outside = None
+            away, tracked = ways[one], np.zeros_like(seen[one])
             if beyond is not None and time > 0:
                 # Of the frame before, its flow to this one comes first; of the frame after, this one's flow to it.
-                toward, away = np.split(beyond[index].contiguous().numpy(), 2)[:: 1 - 2 * one]
-                if _agreement(away, toward, *_NOISE, tracked) >= paths.LEAST_SHARE:
-                    outside = away
+                toward, away = np.split(plain(beyond[index]), 2)[:: 1 - 2 * one]
+                if _agreement(away, toward, *_NOISE, tracked) < paths.LEAST_SHARE:
+                    tracked[:] = 0
             told = onward[2 * one : 2 * one + 2], bend[2 * one : 2 * one + 2], weight[one], hidden[one]
-            _side(ways[one], seen[one], outside, tracked, np.float32(time), *_WEIGHTS, *told)
+            _side(ways[one], seen[one], away, tracked, np.float32(time or 1.0), *_WEIGHTS, *told)
         if still is not None:
-            _unshuffle(still[index, 0].contiguous().numpy(), made[-(FINER**2) :])
+            parts = plain(still[index, 0]).reshape(height, FINER, width, FINER)
+            made[-(FINER**2) :] = parts.transpose(1, 3, 0, 2).reshape(-1, height, width)
     return out
 
 
@@ -53,7 +54,7 @@ def carry(known: Tensor, t: Tensor) -> Tensor:
     batch, _, height, width = known.shape
     out = known.new_empty((batch, 6, FINER * height, FINER * width))
     for index in range(batch):
-        told, when = known[index].contiguous().numpy(), np.float32(t[index])
+        told, when = plain(known[index]), np.float32(t[index])
         landed = np.zeros((height, width, 3), np.float32)
         _spread_ways(told, when, landed)
         mean = landed[..., :2] / np.maximum(landed[..., 2:], np.float32(paths.LEAST**2))
@@ -63,7 +64,8 @@ def carry(known: Tensor, t: Tensor) -> Tensor:
         _settle(told, when, np.float32(paths.GUESS), np.float32(paths.DOUBT), np.float32(paths.CERTAIN), landed, small)
         made = out[index].numpy()
         _enlarge(small, made)
-        _shuffle(told[-(FINER**2) :], made[5])
+        still = told[-(FINER**2) :].reshape(FINER, FINER, height, width)
+        made[5] = still.transpose(2, 0, 3, 1).reshape(FINER * height, FINER * width)
     return out
 
 
@@ -119,41 +121,33 @@ def _side(
     weight: Any,
     hidden: Any,
 ) -> None:
-    """``paths._side`` into the last four. away: flow to the frame beyond, or None; tracked: how far it is believed."""
+    """``paths._side`` into the last four. away: flow to the frame beyond; tracked: how far it is believed."""
     height, width = seen.shape
     one = np.float32(1)
-    if away is not None:
-        # Sums over so many columns of bends, known and positions: rows of them are summed below.
-        known = np.empty((3, height, width), np.float32)
-        bends = np.float32(2) / (one + time)
-        for i in range(height):
-            for j in range(width):
-                share = seen[i, j] * tracked[i, j]
-                known[2, i, j] = share
-                for axis in range(2):
-                    known[axis, i, j] = share * bends * (own[axis, i, j] + away[axis, i, j] / time)
-        around = _summed_around(known)
+    known = np.empty((3, height, width), np.float32)
+    bends = np.float32(2) / (one + time)
+    for i in range(height):
+        for j in range(width):
+            share = seen[i, j] * tracked[i, j]
+            known[2, i, j] = share
+            for axis in range(2):
+                known[axis, i, j] = share * bends * (own[axis, i, j] + away[axis, i, j] / time)
+    around = _summed_around(known)
     reach = AROUND // 2
     for i in range(height):
         rows = min(i + reach, height - 1) - max(i - reach, 0) + 1
         for j in range(width):
+            columns = min(j + reach, width - 1) - max(j - reach, 0) + 1
+            share = one / np.float32(rows * columns)
+            lent = (one - known[2, i, j]) / max(around[2, i, j] * share, enough) * share
+            lost = (one - seen[i, j]) * tracked[i, j]
+            for axis in range(2):
+                onward[axis, i, j] = own[axis, i, j] - lost * (own[axis, i, j] + away[axis, i, j] / time)
+                bend[axis, i, j] = known[axis, i, j] + lent * around[axis, i, j]
             x, y = np.float32(j) + own[0, i, j], np.float32(i) + own[1, i, j]
             beyond = max(max(-x, x - np.float32(width - 1)), max(-y, y - np.float32(height - 1)))
-            leaves = min(max(beyond, np.float32(0)), one)
-            if away is None:
-                onward[0, i, j], onward[1, i, j] = own[0, i, j], own[1, i, j]
-                bend[0, i, j] = bend[1, i, j] = np.float32(0)
-                weight[i, j], hidden[i, j] = seen[i, j] + least, leaves
-            else:
-                lost = (one - seen[i, j]) * tracked[i, j]
-                columns = min(j + reach, width - 1) - max(j - reach, 0) + 1
-                share = one / np.float32(rows * columns)
-                lent = (one - known[2, i, j]) / max(around[2, i, j] * share, enough) * share
-                for axis in range(2):
-                    onward[axis, i, j] = own[axis, i, j] - lost * (own[axis, i, j] + away[axis, i, j] / time)
-                    bend[axis, i, j] = known[axis, i, j] + lent * around[axis, i, j]
-                weight[i, j] = seen[i, j] + behind * tracked[i, j] + least
-                hidden[i, j] = max(lost, leaves)
+            weight[i, j] = seen[i, j] + behind * tracked[i, j] + least
+            hidden[i, j] = max(lost, min(max(beyond, np.float32(0)), one))
 
 
 @compiled
@@ -174,24 +168,6 @@ def _summed_around(values: Any) -> Any:
                 for j in range(width):
                     made[j] += row[k + j]
     return out
-
-
-@compiled
-def _unshuffle(still: Any, out: Any) -> None:
-    """[2 h, 2 w] -> [4, h, w]."""
-    for part in range(FINER**2):
-        for i in range(out.shape[1]):
-            for j in range(out.shape[2]):
-                out[part, i, j] = still[FINER * i + part // FINER, FINER * j + part % FINER]
-
-
-@compiled
-def _shuffle(parts: Any, out: Any) -> None:
-    """[4, h, w] -> [2 h, 2 w]."""
-    for part in range(FINER**2):
-        for i in range(parts.shape[1]):
-            for j in range(parts.shape[2]):
-                out[FINER * i + part // FINER, FINER * j + part % FINER] = parts[part, i, j]
 
 
 @inlined

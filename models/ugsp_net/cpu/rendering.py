@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled, inlined, load4, same4, store
+from ugsp_net.cpu.vectors import compiled, inlined, load4, plain, same4, store
 
 PLANES = 5
 """Of what is enlarged: flow to both frames, and the logarithm of how many times more of the first is to be seen."""
@@ -32,22 +32,18 @@ def put_rendered(
     block = size[0] // moving.shape[2], size[1] // moving.shape[3]
     pixels = np.empty((2, *frame0.shape[-2:], 4), np.float32)
     for index in range(len(picture)):
-        when, made, there = float(t[index]), picture[index].numpy(), _plain(moving[index, 0])
+        when, made, there = float(t[index]), picture[index].numpy(), plain(moving[index, 0])
         for one, frame in enumerate((frame0, frame1)):
             _interleave(frame[index].numpy(), pixels[one])
         likelier = np.float32(np.log((1 - when) / when))
-        before = _NOTHING if prior is None else _plain(prior[index, 0])
-        how = _plain(flow[index]), _plain(out[index]), likelier, pace[index, :, 0, 0].numpy(), before
+        before = _NOTHING if prior is None else plain(prior[index, 0])
+        how = plain(flow[index]), plain(out[index]), likelier, plain(pace[index, :, 0, 0]), before
         _render(made, *pixels.reshape(2, 1, -1), *how, corner, there, block)
         if still is not None:
-            _put_still(made, *pixels, _plain(still[index, 0]), np.float32(when), corner, size, there, block)
+            _put_still(made, *pixels, plain(still[index, 0]), np.float32(when), corner, size, there, block)
 
 
 _NOTHING = np.empty((0, 0), np.float32)
-
-
-def _plain(values: Tensor) -> Any:
-    return values.contiguous().numpy()
 
 
 @compiled

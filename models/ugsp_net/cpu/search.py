@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import search
-from ugsp_net.cpu.vectors import compiled, inlined, load, same, total
+from ugsp_net.cpu.vectors import compiled, inlined, load, plain, same, total
 
 PATCH, CELL, SPACING, MARGIN = 8, 4, 2, 2
 """As in ``search``; compiled code knows no other file's constants."""
@@ -37,7 +37,7 @@ def search_size(
         begun = first.new_zeros((batch, rows, columns, 2))
     else:
         begun = 2 * flow[..., :rows, :columns].permute(0, 2, 3, 1)
-    every = zip(*pictures, *slopes, begun.contiguous().numpy(), strict=True)
+    every = zip(*pictures, *slopes, plain(begun), strict=True)
     found = [_Patches(level, *one) for one in every]
     looking = [one for one in found if one.look]
     if looking:
@@ -46,7 +46,7 @@ def search_size(
                 one.try_everywhere()
         else:
             enlarged = 2 * coarser.permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-            for one, tried in zip(found, enlarged[:, :rows, :columns].contiguous().numpy(), strict=True):
+            for one, tried in zip(found, plain(enlarged[:, :rows, :columns]), strict=True):
                 if one.look:
                     one.try_all(tried)
         if level == 0:
@@ -70,7 +70,7 @@ def brightness(frame: Tensor) -> Tensor:
     batch, _, height, width = frame.shape
     out = frame.new_empty((batch, 1, height // 2, width // 2))
     shares = [np.float32(255 / 4 * share) for share in search._LUMA]
-    for picture, made in zip(frame.numpy(), out.numpy(), strict=True):
+    for picture, made in zip(plain(frame), out.numpy(), strict=True):
         _brightness(picture, *shares, made[0])
     return out
 
@@ -79,7 +79,7 @@ def of_points(frame: Tensor) -> Tensor:
     """What ``search._of_points`` returns."""
     batch, channels, height, width = frame.shape
     out = frame.new_empty((batch, channels, height // search.POINT, width // search.POINT))
-    for picture, made in zip(frame.numpy(), out.numpy(), strict=True):
+    for picture, made in zip(plain(frame), out.numpy(), strict=True):
         _of_points(picture, search.POINT, made)
     return out
 
@@ -91,7 +91,7 @@ def miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: T
     out = flow.new_empty((2, len(flow), *grid))
     shares = [np.float32(one) for one in search._LUMA]
     for first, second, moved, made in zip(
-        *padded, flow.view(-1, *grid, 2).numpy(), out.transpose(0, 1).numpy(), strict=True
+        *padded, plain(flow).reshape(-1, *grid, 2), out.transpose(0, 1).numpy(), strict=True
     ):
         _miscoloured(first, second, mask, share, *shares, moved, made)
     coloured, bright = out.flatten(2)
@@ -107,7 +107,7 @@ def look_for_colours(
     found, costs = flow.clone(), flow.new_empty((2, *chosen.shape))
     reaches = np.array([reach for reach, _ in search.COLOUR_STEPS])
     steps = np.array([step for _, step in search.COLOUR_STEPS], np.float32)
-    every = zip(*padded, chosen.numpy(), found.numpy(), costs.transpose(0, 1).numpy(), strict=True)
+    every = zip(*padded, plain(chosen), found.numpy(), costs.transpose(0, 1).numpy(), strict=True)
     for first, second, numbers, moved, cost in every:
         _look_for_colours(first, second, mask, share / np.float32(3), grid[1], numbers, reaches, steps, moved, cost)
     cost, least = costs

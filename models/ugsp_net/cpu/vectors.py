@@ -11,11 +11,26 @@ from typing import Any
 
 import numba
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils, event, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from torch import Tensor
+
+from ugsp_net import cpu
 
 _FAST = ("reassoc", "contract", "nsz")
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(_FAST), "error_model": "numpy"}
+
+
+class _Announcer(event.Listener):
+    def on_start(self, event: Any) -> None:
+        while cpu.before_compiling:
+            cpu.before_compiling.pop()()
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -33,6 +48,12 @@ def compiled(function: Callable[..., Any]) -> Any:
         return numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(**_OPTIONS)(function)
+
+
+def plain(values: Tensor) -> Any:
+    """A tensor as an array whose elements lie one behind the other: functions are compiled anew for every layout, and
+    are slow where rows are not of one piece."""
+    return values.contiguous().numpy()
 
 
 class _Vector(types.Type):
