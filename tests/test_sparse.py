@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net, smooth_frames
-from ugsp_net.blocks import Level
+from ugsp_net import cpu
+from ugsp_net.blocks import Activation, Level
 from ugsp_net.masks import fixed_gate, hard_gate
 from ugsp_net.sparse import performed_share, run_level, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs
@@ -24,22 +25,34 @@ def always_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(winograd, "pays", lambda dtype, device: wanted and dtype == torch.float32)
 
 
-def convolved(weight: Tensor, tiles: Tensor) -> Tensor:
+def convolved(weight: Tensor, tiles: Tensor, activation: Activation) -> Tensor:
     """By ``Winograd``: [K, C, 3, 3] and what each tile reads [N, C, 6, 6] -> [N, K, 4, 4]."""
     count, inputs = tiles.shape[:2]
-    rows, around = tiles.permute(0, 2, 3, 1).reshape(-1, inputs), torch.arange(36 * count).view(count, 36)
+    rows, around = tiles.permute(0, 2, 3, 1).reshape(-1, inputs), torch.arange(36 * count, dtype=torch.int32)
     out = torch.full((16 * count, len(weight)), torch.nan)
-    winograd.Winograd(weight)(rows, around, out)
+    winograd.Winograd(weight)(rows, around.view(count, 36), activation, out)
     return out.view(4, 4, count, -1).permute(2, 3, 0, 1)
 
 
-def test_winograd_is_a_convolution() -> None:
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["leaky", "prelu"])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [(5, 7), (8, 8), (16, 21), (19, 32)])
+def test_winograd_is_a_convolution(
+    outputs: int, inputs: int, compiled: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any number of channels: those that are compiled take eight at a time."""
+    if not compiled:
+        monkeypatch.setattr(cpu, "available", lambda: False)
     torch.manual_seed(0)
-    weight, read = torch.randn(5, 7, 3, 3), torch.randn(11, 7, 6, 6)
-    torch.testing.assert_close(convolved(weight, read), F.conv2d(read, weight), atol=1e-4, rtol=1e-4)
+    activation = Activation(kind, outputs)
+    weight, read = torch.randn(outputs, inputs, 3, 3), torch.randn(11, inputs, 6, 6)
+    expected = activation(F.conv2d(read, weight))
+    torch.testing.assert_close(convolved(weight, read, activation), expected, atol=2e-4, rtol=1e-4)
     # Small whole numbers come out exactly but for the kernel's twenty-fourths.
-    weight, read = torch.randint(-3, 4, (5, 7, 3, 3)).float(), torch.randint(-9, 10, (11, 7, 6, 6)).float()
-    torch.testing.assert_close(convolved(weight, read).round(), F.conv2d(read, weight))
+    weight, read = torch.randint(-3, 4, weight.shape).float(), torch.randint(-9, 10, read.shape).float()
+    expected = activation(F.conv2d(read, weight))
+    torch.testing.assert_close(convolved(weight, read, activation), expected, atol=2e-2, rtol=0)
 
 
 def test_winograd_is_for_fp32_on_processors_alone() -> None:
@@ -71,7 +84,7 @@ def random_masks(kind: str, batch: int, rows: int, columns: int) -> Tensor:
 
 
 def shares(mask: Tensor, level: int, height: int, width: int, backend: str = "tiles") -> Tensor:
-    return performed_share(mask, level, height, width, backend)
+    return performed_share(mask, level, height, width, backend, torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "ragged", "border", "all"])
@@ -123,11 +136,16 @@ def test_performed_share_counts_what_is_around() -> None:
     assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([96 / 560, 0])
 
 
-def test_a_dense_mask_is_computed_whole_and_counted_so() -> None:
+@pytest.mark.parametrize("by_winograd", [False, True])
+def test_a_dense_mask_is_computed_whole_and_counted_so(by_winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     level, x = make_level(), torch.randn(1, 10, 40, 32)
     mask = torch.ones(1, 1, 5, 4)
     mask[..., 0, :2] = 0  # 0.9 active: above what pays
+    monkeypatch.setattr(winograd, "pays", lambda dtype, device: by_winograd)
+    if by_winograd and cpu.available():
+        assert shares(mask, 0, 40, 32)[0, 0] == pytest.approx(0.9)  # that pays at any density
+        return
     assert shares(mask, 0, 40, 32).tolist() == [[1, 1]]
     expected = run_level(level, x, mask, "reference")
     assert torch.equal(run_level(level, x, mask, "tiles"), expected)

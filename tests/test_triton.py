@@ -222,7 +222,7 @@ def test_interpreted() -> None:
 def test_the_share_that_is_performed_is_the_masks() -> None:
     mask = torch.zeros(2, 1, 5, 7)
     mask[0, 0, 0, 0] = 1
-    assert performed_share(mask, 2, 10, 14, "triton")[:, 0].tolist() == pytest.approx([1 / 35, 0])
+    assert performed_share(mask, 2, 10, 14, "triton", torch.bfloat16)[:, 0].tolist() == pytest.approx([1 / 35, 0])
 
 
 def test_a_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

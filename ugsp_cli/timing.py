@@ -148,7 +148,7 @@ def _measure_size(
         spent = dense
         if kind is not None:
             shares = [
-                performed_share(mask, level, rows // stride, columns // stride, backend).mean(0)
+                performed_share(mask, level, rows // stride, columns // stride, backend, net.dtype).mean(0)
                 for mask, level, stride in zip(masks[kind], PRUNED, engine.strides, strict=True)
             ]
             spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())

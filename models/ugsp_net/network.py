@@ -352,7 +352,7 @@ class UGSP(nn.Module):
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
             hidden: Tensor | None = None
             made: LastOutput | None = None
-            if mask is not None and in_tiles and pays(mask):
+            if mask is not None and in_tiles and pays(mask, height, self.dtype):
                 sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
                 if index == 0:
                     made = run_last_tiles(level, self.synthesis, sparse, mask, height, width)

@@ -141,6 +141,16 @@ def total(_context: Any, vector: Any) -> Any:
     return types.float32(vector), generate
 
 
+@intrinsic
+def largest(_context: Any, vector: Any, _other: Any) -> Any:
+    """The larger of two, lane by lane."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *arguments, flags=_FAST), *arguments)
+
+    return vector(vector, vector), generate
+
+
 def _arithmetic(operation: Any, instruction: str) -> None:
     """The operator between two vectors of as many lanes."""
 

@@ -36,21 +36,21 @@ def run_level(level: Level, x: Tensor, mask: Tensor | None, backend: str) -> Ten
     if mask is not None and backend == "triton":
         return run_level_triton(level, x, mask)
     height, width = x.shape[-2:]
-    if mask is not None and backend == "tiles" and pays(mask):
+    if mask is not None and backend == "tiles" and pays(mask, height, x.dtype):
         return run_tiles(level, DenseInputs(x), mask, height, width)
     return run_reference(level, x, mask)
 
 
-def performed_share(mask: Tensor, level: int, height: int, width: int, backend: str) -> Tensor:
+def performed_share(mask: Tensor, level: int, height: int, width: int, backend: str, dtype: torch.dtype) -> Tensor:
     """Shares of a level's positions that a backend computes for a mask, per picture, [B, 2]: what statistics count.
 
     The first is that of ``Cost.prunable``, the second that of ``Cost.beside``. level: index into ``STRIDES``; height x
-    width: its positions.
+    width: its positions; dtype: of its activations.
     """
     share, ones = mask.flatten(1).mean(1), mask.new_ones(mask.shape[0])
     if backend == "triton":
         return torch.stack((share, ones), dim=1)
-    if backend == "tiles" and pays(mask):
+    if backend == "tiles" and pays(mask, height, dtype):
         beside = enlarged_share if level == 0 else matched_share
         return torch.stack((share, beside(mask, height, width)), dim=1)
     return torch.stack((ones, ones), dim=1)

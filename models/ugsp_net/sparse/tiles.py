@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net import cpu
 from ugsp_net.blocks import Activation, Conv, Level, Synthesis, linear
 from ugsp_net.masks import block_side, enlarge
 from ugsp_net.matching import TILE
@@ -60,9 +61,19 @@ def enlarged_share(mask: Tensor, height: int, width: int) -> Tensor:
     return _reached(mask, height, width).flatten(1).mean(1) * 9 / 4
 
 
-def pays(mask: Tensor) -> bool:
-    """Whether active blocks alone are faster than the whole level, then masked."""
+def pays(mask: Tensor, height: int, dtype: torch.dtype) -> bool:
+    """Whether active blocks alone are faster than the whole level, of so many rows of positions, then masked. dtype: of
+    its activations."""
+    side = height // mask.shape[-2]
+    if _tile(side, dtype, mask.device) > 1 and cpu.available():
+        return True
     return float(mask.mean()) < PAYS_BELOW
+
+
+def _tile(side: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Side of the squares of positions that are made together in blocks of side x side: those of ``Winograd``, or one
+    by one."""
+    return winograd.TILE if side % winograd.TILE == 0 and winograd.pays(dtype, device) else 1
 
 
 def _reached(mask: Tensor, height: int, width: int) -> Tensor:
@@ -79,8 +90,7 @@ class ActivePositions:
         self._shape = mask.shape[0], height, width
         side = block_side(mask, height, width)
         wanted = enlarge(mask, side)
-        self.tile = winograd.TILE if side % winograd.TILE == 0 and winograd.pays(dtype, mask.device) else 1
-        """Side of the squares of positions that are made together: those of ``Winograd``, or one by one."""
+        self.tile = _tile(side, dtype, mask.device)
         corners = wanted[..., :: self.tile, :: self.tile].flatten().nonzero()[:, 0]  # of a picture of tiles
         self.count = len(corners) * self.tile**2
         if not self.count:
@@ -299,12 +309,7 @@ def _one_by_one(conv: Conv, activation: Activation, dtype: torch.dtype) -> Calla
 def _by_tiles(conv: Conv, activation: Activation) -> Callable[[Tensor, Tensor, Tensor], None]:
     """The same for tiles; what it fills is [16 N, width], as ``Winograd`` does."""
     convolve = winograd.Winograd(conv.weight)
-
-    def make(rows: Tensor, around: Tensor, out: Tensor) -> None:
-        convolve(rows, around, out)
-        out.copy_(activation(out))  # a leaky ReLU is done in place
-
-    return make
+    return lambda rows, around, out: convolve(rows, around, activation, out)
 
 
 def _of_tiles(tiles: slice, side: int) -> slice:
