@@ -18,8 +18,8 @@ TILE = 4
 """Side of a tile of the output, positions; it reads one more on each side."""
 
 BATCH = 100
-"""Tiles that are convolved at once: what is made of them stays in the cache. No power of two: rows that lie so far apart
-meet in the same few places of the cache, and levels took a tenth longer with 64 or 128."""
+"""Tiles that are convolved at once: what is made of them stays in the cache. No power of two: rows that lie so far
+apart meet in the same few places of the cache, and levels took a tenth longer with 64 or 128."""
 
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
