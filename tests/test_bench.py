@@ -48,7 +48,8 @@ def test_seconds_stand_beside_the_work_that_was_done(weights: str, tmp_path: Pat
     dense, sparse, full = (row["macs"] for row in first["rows"])
     cost = network_cost(SMALL, 160, 96)
     least = 1 - (sum(cost.prunable) + sum(cost.beside)) / (cost.encode + cost.match + cost.dense)
-    assert dense == full == 1
+    # Tiles at every density cost a little more than all: what they are enlarged by has nine taps for four.
+    assert dense == 1 <= full < 1.2
     assert least < sparse < 1
 
 
