@@ -10,13 +10,10 @@ from torch import Tensor
 
 from ugsp_net.cpu.vectors import compiled, plain
 
-Scales = tuple[float, float, float, float]
-"""Luma's zero and reach, chroma's zero and reach, in code values."""
-Shifts = tuple[int, int]
-"""How often chroma's rows and columns are halved, 0 or 1."""
 
-
-def to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts) -> Tensor:
+def to_rgb(
+    y: Tensor, u: Tensor, v: Tensor, scales: tuple[float, ...], red: float, blue: float, shifts: tuple[int, int]
+) -> Tensor:
     """What ``ugsp_cli.colour._to_rgb`` returns."""
     out = torch.empty((1, 3, *y.shape))
     chroma = np.empty((3, u.shape[1]), np.float32)
@@ -24,7 +21,9 @@ def to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: fl
     return out
 
 
-def to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts, top: int) -> list[Tensor]:
+def to_planes(
+    rgb: Tensor, scales: tuple[float, ...], red: float, blue: float, shifts: tuple[int, int], top: int
+) -> list[Tensor]:
     """What ``ugsp_cli.colour._to_planes`` returns."""
     batch, _, height, width = rgb.shape
     dtype = torch.uint8 if top < 256 else torch.uint16

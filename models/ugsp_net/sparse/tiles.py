@@ -46,7 +46,8 @@ strides 8, 4 and 2, shares of 0.2, 0.4, 0.6 and 0.8 took these parts of the dens
 1920x1080, bf16: 0.39, 0.66, 0.91, 1.18; 0.28, 0.53, 0.76, 1.00; 0.32, 0.60, 0.89, 1.17;
 1280x720, fp32: 0.36, 0.61, 0.87, 1.09; 0.28, 0.55, 0.81, 1.05; 0.26, 0.51, 0.76, 0.98;
 1280x720, fp32 with AVX2, strides 4 and 2 by ``Winograd``: 0.46, 0.82, 1.12, 1.58; 0.21, 0.43, 0.68, 0.84; 0.27, 0.54,
-0.80, 1.04 (without it 0.45, 0.74, 1.09, 1.39; 0.29, 0.62, 0.90, 1.20; 0.34, 0.67, 1.09, 1.44)."""
+0.80, 1.04 (without it 0.45, 0.74, 1.09, 1.39; 0.29, 0.62, 0.90, 1.20; 0.34, 0.67, 1.09, 1.44). With its transforms
+compiled ``Winograd`` is faster at any share: see ``pays``."""
 
 
 def matched_share(mask: Tensor, height: int, width: int) -> Tensor:

@@ -1,9 +1,9 @@
 """3x3 convolutions of tiles of 4x4 positions by Winograd's minimal filtering: F(4x4, 3x3) of Lavin & Gray (CVPR 2016).
 
 What a tile reads, 6x6 positions, and the kernel are brought where a convolution is a product for each of 36 numbers:
-2.25 multiplications a position and pair of channels instead of nine. The three transforms are products too, with
-matrices that are constant; with 48 to 64 channels they are about half of the work that is left. And a position is
-gathered 2.25 times, not nine.
+2.25 multiplications a position and pair of channels instead of nine. And a position is gathered 2.25 times, not nine.
+The transforms of tiles are compiled (``cpu.winograd``); where they are not, they are products with constant matrices,
+and half of the work that is left with 48 to 64 channels.
 """
 
 from __future__ import annotations
