@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.nets import small_net
 from tests.test_search import shifted, texture
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
 from ugsp_net.cpu import vectors
+from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles
+from ugsp_net.sparse.inputs import DenseInputs
 
 
 def both(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]) -> tuple[Any, Any]:
@@ -128,24 +131,43 @@ def test_masks_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_alike(both(monkeypatch, lambda: masks._rooted_edges(*part)))
 
 
-@pytest.mark.parametrize("moving", [None, torch.tensor([[1.0, 0, 1], [0, 0, 1]]).view(1, 1, 2, 3).repeat(2, 1, 1, 1)])
+def last_output(kind: str) -> LastOutput:
+    """Of two pictures of 64 x 80 pixels."""
+    if kind == "dense":
+        return DenseOutput(torch.randn(2, 8, 64, 80))
+    net = small_net()
+    net.synthesis.enlarge.weight.data.mul_(20)
+    level = net._level(0)
+    torch.nn.init.normal_(level.project.bias)  # type: ignore[arg-type]
+    mask = torch.zeros(2, 1, 4, 5)
+    if kind == "sparse":
+        mask[0, 0, 1:3, 1:3], mask[0, 0, 3, 4], mask[1, 0, 0] = 1, 1, 1
+    with torch.inference_mode():
+        inputs = DenseInputs(torch.randn(2, level.head.in_channels, 32, 40))
+        return run_last_tiles(level, net.synthesis, inputs, mask, 32, 40)
+
+
+@pytest.mark.parametrize("kind", ["dense", "constant", "sparse"])
+@pytest.mark.parametrize("everywhere", [True, False])
 @pytest.mark.parametrize("found", [False, True])
-def test_rendering_is_the_same(moving: Tensor | None, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rectangle at a corner and one within, with flow that leads far out of the picture."""
-    frame0, frame1 = torch.rand(2, 2, 3, 64, 80)
+def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With flow that leads far out of the picture, in a picture and in a part of a larger one."""
+    frame0, frame1 = torch.rand(2, 2, 3, 96, 96)[..., 8:72, 8:88]
     flow, pace, t = 6 * torch.randn(2, 4, 32, 40), torch.rand(2, 4, 1, 1), torch.tensor([0.3, 0.6])
-    out, prior = torch.randn(2, 8, 32, 48), torch.randn(2, 1, 32, 40)
-    still = (torch.rand(2, 1, 32, 40) > 0.8).float()
+    prior, still = torch.randn(2, 1, 32, 40), (torch.rand(2, 1, 32, 40) > 0.8).float()
+    moving = torch.zeros(2, 1, 4, 5)
+    moving[0, 0, 1:3, 1:3], moving[0, 0, 3, 3:], moving[1, 0, 0], moving[1, 0, 2, ::2] = 1, 1, 1, 1
+    out, put = last_output(kind), rendering.put_rendered
     last: Any = (prior, still) if found else (None, None)
-    put: Any = rendering.put_rendered
-    for corner in ((0, 0), (16, 14), (32, 32)):
 
-        def render(corner: tuple[int, int] = corner) -> list[Tensor]:
-            picture = torch.zeros(2, 3, 64, 80)
-            put(picture, frame0, frame1, flow, out, t, pace, *last, corner, moving)
-            return [picture]
+    def render(frame0: Tensor, frame1: Tensor) -> list[Tensor]:
+        picture = torch.zeros(2, 3, 96, 96)
+        part = picture[..., 16:80, 16:]
+        put(part, frame0, frame1, flow, out, t, pace, *last, None if everywhere else moving)
+        return [picture]
 
-        assert_alike(both(monkeypatch, render), 1e-4)
+    for frames in ((frame0, frame1), (frame0.contiguous(), frame1.contiguous())):
+        assert_alike(both(monkeypatch, partial(render, *frames)), 1e-4)
 
 
 def test_flow_that_is_no_number_reads_nothing_outside() -> None:
@@ -154,8 +176,8 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
     flow = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30]).view(1, 4, 1, 1).repeat(1, 1, 32, 40)
     with torch.inference_mode():
         picture, t = torch.zeros(1, 3, 64, 80), torch.tensor([0.5])
-        out, pace = torch.zeros(1, 8, 64, 80), torch.ones(1, 4, 1, 1)
-        rendering.put_rendered(picture, frame, frame, flow, out, t, pace, None, None, (0, 0), None)
+        out, pace = DenseOutput(torch.zeros(1, 8, 64, 80)), torch.ones(1, 4, 1, 1)
+        rendering.put_rendered(picture, frame, frame, flow, out, t, pace, None, None, None)
         carried = paths.carry(paths.trace(flow, flow, flow), t)
         found = search.inverse_search(frame * torch.nan, frame)
     assert picture.shape == frame.shape

@@ -138,18 +138,19 @@ def see(
     backend: str,
     changed: Tensor,
     with_motion: bool,
+    picture: Tensor | None = None,
 ) -> Seen:
     """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them, or None where no level is needed
     (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; changed: [B, 2, H, W], as ``change`` returns
-    it."""
+    it; picture: as in ``UGSP.interpolate``."""
     if encodings is None:
         assert found is not None
-        out = net.without_levels(*frames, found, t, changed, with_motion)
+        out = net.without_levels(*frames, found, t, changed, with_motion, picture)
         motion = (out.flow, out.blend) if with_motion else None
         nothing = (0,) * len(PRUNED)
         return Seen(out.frame, motion, out.masks, [nothing] * len(t), [0] * len(t))
     coarse = net.coarse(*encodings, found, t)
-    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed, with_motion)
+    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed, with_motion, picture)
     motion = (out.flow, out.blend) if with_motion else None
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)
@@ -182,11 +183,11 @@ def see_part(
 ) -> Seen:
     """As ``see``, where nothing moves outside a window: there the frames are blended as they are. frames, changed: of
     the whole picture; encodings, found: of the window."""
-    inside = window.seen(frames[0]), window.seen(frames[1])
-    part = see(net, inside, encodings, found, t, gate, backend, window.seen(changed), with_motion)
-    if part.frame.shape == frames[0].shape:
-        return part
+    if window.covers(Window.alone(*((0, length) for length in frames[0].shape[-2:]))):
+        return see(net, frames, encodings, found, t, gate, backend, changed, with_motion)
     whole = _blended(net, frames, t, gate, with_motion)
+    inside, picture = (window.seen(frames[0]), window.seen(frames[1])), window.seen(whole.frame)
+    part = see(net, inside, encodings, found, t, gate, backend, window.seen(changed), with_motion, picture)
     _put(net, window, part, whole)
     return replace(whole, level_macs=part.level_macs, other_macs=part.other_macs)
 
@@ -205,7 +206,8 @@ def _blended(net: UGSP, frames: tuple[Tensor, Tensor], t: Tensor, gate: Gate | N
 
 def _put(net: UGSP, window: Window, part: Seen, whole: Seen) -> None:
     """Copy the cell of what was made of a window into what is made of the whole picture."""
-    window.keep(part.frame, whole.frame)
+    if part.frame.data_ptr() != window.seen(whole.frame).data_ptr():  # else it was made there
+        window.keep(part.frame, whole.frame)
     for made, picture in zip(part.motion or (), whole.motion or (), strict=True):
         window.keep(made, picture)
     for made, mask, level in zip(part.masks, whole.masks, PRUNED, strict=bool(whole.masks)):

@@ -321,13 +321,16 @@ class UGSP(nn.Module):
         backend: str = "reference",
         changed: Tensor | None = None,
         motion: bool = True,
+        picture: Tensor | None = None,
     ) -> Interpolation:
         """The frame at the instant t between two frames.
 
         frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
         in (0, 1). Without a gate nothing is pruned, which is the dense network exactly. With one, blocks in which
         nothing moves are pruned without asking it, and there both frames are blended where they are. changed: what
-        ``change`` makes of the frames, if it is known; motion: whether flow and blend are wanted at full size.
+        ``change`` makes of the frames, if it is known; motion: whether flow and blend are wanted at full size; picture:
+        both frames blended as they are, [B, 3, H, W], perhaps part of a larger picture: where flow is not wanted and
+        nothing refines it, it becomes the frame.
         """
         states = [coarse]
         masks: list[Tensor] = []
@@ -366,7 +369,8 @@ class UGSP(nn.Module):
         if made is None:
             assert hidden is not None
             made = DenseOutput(self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last)))
-        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, made, t, coarse.found, moving, motion)
+        how = t, coarse.found, moving, motion, picture
+        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, made, *how)
         frame = unrefined
         if self.refinement is not None:
             pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
@@ -385,6 +389,7 @@ class UGSP(nn.Module):
         t: Tensor,
         changed: Tensor | None = None,
         motion: bool = True,
+        picture: Tensor | None = None,
     ) -> Interpolation:
         """What ``interpolate`` makes where ``needs_levels`` says that nothing learnt is needed: frames warped and
         blended as the search says, without a convolution, encodings or ``coarse``, which does not change the flow.
@@ -394,7 +399,7 @@ class UGSP(nn.Module):
         guide = Found.of(found)
         state = LevelState(guide.flows[-1], guide.flows[-1][:, :0], guide, bent=False)
         moving = self._moving(change(frame0, frame1) if changed is None else changed, state.flow)
-        unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving, motion)
+        unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving, motion, picture)
         sides = [self.config.grid_stride(index) for index in range(len(STRIDES) - 2, -1, -1)]
         height, width = frame0.shape[-2:]
         masks = tuple(flow.new_zeros(len(t), 1, height // side, width // side) for side in sides)
@@ -409,7 +414,14 @@ class UGSP(nn.Module):
         return self._shortened(frame0, frame1, state, t, None, motion=False)[0]
 
     def _shortened(
-        self, frame0: Tensor, frame1: Tensor, state: LevelState, t: Tensor, moving: Tensor | None, motion: bool
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        state: LevelState,
+        t: Tensor,
+        moving: Tensor | None,
+        motion: bool,
+        picture: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What ``_render`` makes of the biases of every level finer than ``state``."""
         height, width = frame0.shape[-2:]
@@ -419,7 +431,7 @@ class UGSP(nn.Module):
                 flow = flow + self._level(index).bias()[:, :4] * self.pace(t)
             state = LevelState(flow, state.feature, state.found, state.bent or bends)
         out = ConstantOutput(self._level(0), self.synthesis, len(t), height // 2, width // 2)
-        return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving, motion)
+        return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving, motion, picture)
 
     def _moving(self, changed: Tensor, flow: Tensor) -> Tensor:
         """Blocks of the masks' grid at stride 8 in which something may move, 1 or 0, [B, 1, rows, columns]. changed:
@@ -437,47 +449,41 @@ class UGSP(nn.Module):
         found: Found | None,
         moving: Tensor | None,
         motion: bool,
+        picture: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Frame, flow, blend weight and both warped frames from the flow at stride 2 and what the last level puts out.
 
         The frame is the blended one with the last level's RGB residual, to which a refinement adds its own. found: as
-        in ``LevelState``; moving: [B, 1, rows, columns], 0 where the flow and the residual are to be none; motion: as
-        in ``interpolate``.
+        in ``LevelState``; moving: [B, 1, rows, columns], 0 where the flow and the residual are to be none; motion,
+        picture: as in ``interpolate``.
         """
-        height, width = frame0.shape[-2:]
         prior, still = (None, None) if found is None else (found.prior, found.still)
         how = t, self.pace(t), prior, still
-        with_motion = motion or self.refinement is not None
-        nothing = flow[:, :, :0]
-        if moving is None or bool(moving.all()):
-            part = out.part(slice(0, height), slice(0, width))
-            if with_motion:
-                return rendered(frame0, frame1, flow, part, *how, (0, 0))
-            frame = torch.empty_like(frame0)
-            put_rendered(frame, frame0, frame1, flow, part, *how, (0, 0), None)
-            return frame, nothing, nothing[:, :1], (frame0, frame1)
-        # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
+        everywhere = moving is None or bool(moving.all())
         when = t.view(-1, 1, 1, 1)
-        pictures = [torch.lerp(frame0, frame1, when)]
-        if with_motion:
-            one = torch.ones_like(frame0[:, :1])
-            pictures += [torch.zeros_like(one).repeat(1, 4, 1, 1), (1 - when) * one, frame0.clone(), frame1.clone()]
+        if not motion and self.refinement is None:
+            if picture is None:
+                picture = torch.empty_like(frame0) if everywhere else torch.lerp(frame0, frame1, when)
+            put_rendered(picture, frame0, frame1, flow, out, *how, None if everywhere else moving)
+            nothing = flow[:, :, :0]
+            return picture, nothing, nothing[:, :1], (frame0, frame1)
+        height, width = frame0.shape[-2:]
+        if moving is None or everywhere:
+            return rendered(frame0, frame1, flow, out.part(slice(0, height), slice(0, width)), *how, (0, 0))
+        # What is still is blended where it is, and nothing is made outside the rectangle that holds all that moves.
+        one = torch.ones_like(frame0[:, :1])
+        pictures = [torch.lerp(frame0, frame1, when), torch.zeros_like(one).repeat(1, 4, 1, 1), (1 - when) * one]
+        pictures += [frame0.clone(), frame1.clone()]
         box = bounds(moving)
         if box is not None:
             side = block_side(moving, height, width)
             rows, columns = (slice(side * span.start, side * span.stop) for span in box)
-            inside, corner, part = moving[:, :, box[0], box[1]], (rows.start, columns.start), out.part(rows, columns)
-            if with_motion:
-                made = rendered(frame0, frame1, flow, part, *how, corner)
-                inside = enlarge(inside, side)
-                for picture, inner in zip(pictures, (*made[:3], *made[3]), strict=True):
-                    picture[:, :, rows, columns].lerp_(inner, inside)  # of 0 and 1: half the time of torch.where
-            else:
-                put_rendered(pictures[0], frame0, frame1, flow, part, *how, corner, inside)
-        if not with_motion:
-            return pictures[0], nothing, nothing[:, :1], (frame0, frame1)
-        frame, whole, blend, *warped = pictures
-        return frame, whole, blend, (warped[0], warped[1])
+            made = rendered(frame0, frame1, flow, out.part(rows, columns), *how, (rows.start, columns.start))
+            inside = enlarge(moving[:, :, box[0], box[1]], side)
+            for whole, inner in zip(pictures, (*made[:3], *made[3]), strict=True):
+                whole[:, :, rows, columns].lerp_(inner, inside)  # of 0 and 1: half the time of torch.where
+        frame, flow, blend, *warped = pictures
+        return frame, flow, blend, (warped[0], warped[1])
 
     def pace(self, t: Tensor) -> Tensor:
         """How far each flow reaches at the instants t [B], as a share of its reach at t = 0.5; [B, 4, 1, 1]."""

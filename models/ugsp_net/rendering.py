@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net.cpu import compiled_by
-from ugsp_net.masks import bounds, enlarge
+from ugsp_net.masks import block_side, bounds, enlarge
 from ugsp_net.warp import backward_warp, upsample
+
+if TYPE_CHECKING:
+    from ugsp_net.sparse import LastOutput
 
 
 @compiled_by("rendering.put_rendered")
@@ -19,26 +23,33 @@ def put_rendered(
     frame0: Tensor,
     frame1: Tensor,
     flow: Tensor,
-    out: Tensor,
+    out: LastOutput,
     t: Tensor,
     pace: Tensor,
     prior: Tensor | None,
     still: Tensor | None,
-    corner: tuple[int, int],
     moving: Tensor | None,
 ) -> None:
-    """Write the frame that ``rendered`` makes of a rectangle into a picture [B, 3, H, W], where something moves.
+    """Write the frame that ``rendered`` makes into a picture [B, 3, H, W], where something moves.
 
-    moving: 0 where nothing is to be written, 1 elsewhere, [B, 1, rows, columns] for blocks that cover the rectangle, or
-    None to write all of it; the others as in ``rendered``.
+    moving: 0 where nothing is to be written, 1 elsewhere, [B, 1, rows, columns] for blocks whose sides are multiples of 8,
+    or None to write all of it; the others as in ``rendered``.
     """
-    frame = rendered(frame0, frame1, flow, out, t, pace, prior, still, corner)[0]
-    (top, left), (height, width) = corner, out.shape[-2:]
-    there = picture[:, :, top : top + height, left : left + width]
+    height, width = frame0.shape[-2:]
+    how = t, pace, prior, still
     if moving is None:
-        there.copy_(frame)
-    else:
-        there.lerp_(frame, enlarge(moving, height // moving.shape[-2]))  # of 0 and 1: half the time of torch.where
+        whole = out.part(slice(0, height), slice(0, width))
+        picture.copy_(rendered(frame0, frame1, flow, whole, *how, (0, 0))[0])
+        return
+    box = bounds(moving)
+    if box is None:
+        return
+    # Nothing is made outside the rectangle that holds all that moves.
+    side = block_side(moving, height, width)
+    rows, columns = (slice(side * span.start, side * span.stop) for span in box)
+    frame = rendered(frame0, frame1, flow, out.part(rows, columns), *how, (rows.start, columns.start))[0]
+    # Of 0 and 1: half the time of torch.where.
+    picture[:, :, rows, columns].lerp_(frame, enlarge(moving[:, :, box[0], box[1]], side))
 
 
 def rendered(

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled, inlined, load4, plain, same4, store
+from ugsp_net.cpu.vectors import (
+    compiled,
+    inlined,
+    load,
+    load4,
+    load_first,
+    load_second,
+    load_third,
+    plain,
+    same4,
+    store,
+    store_pixels,
+)
+from ugsp_net.masks import block_side
+
+if TYPE_CHECKING:
+    from ugsp_net.sparse import LastOutput
 
 PLANES = 5
 """Of what is enlarged: flow to both frames, and the logarithm of how many times more of the first is to be seen."""
+OUTPUTS = 8
+"""Of the last level: these, and what is added to red, green and blue."""
+SIDE = 16
+"""Of the squares in which pixels are laid out as they are read."""
+NEAR = 32
+"""Pixels."""
 
 
 def put_rendered(
@@ -18,43 +40,58 @@ def put_rendered(
     frame0: Tensor,
     frame1: Tensor,
     flow: Tensor,
-    out: Tensor,
+    out: LastOutput,
     t: Tensor,
     pace: Tensor,
     prior: Tensor | None,
     still: Tensor | None,
-    corner: tuple[int, int],
     moving: Tensor | None,
 ) -> None:
     """What ``rendering.put_rendered`` does."""
-    size = out.shape[2], out.shape[3]
-    moving = out.new_ones((len(out), 1, 1, 1)) if moving is None else moving
-    block = size[0] // moving.shape[2], size[1] // moving.shape[3]
-    pixels = np.empty((2, *frame0.shape[-2:], 4), np.float32)
+    height, width = frame0.shape[-2:]
+    moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
+    side = block_side(moving, height, width)
+    # Of memory that is never touched nothing is taken.
+    pixels = np.empty((2, 4 * height * width), np.float32)
     for index in range(len(picture)):
+        laid_out = np.zeros((2, -(-height // SIDE), -(-width // SIDE)), np.bool_)
         when, made, there = float(t[index]), picture[index].numpy(), plain(moving[index, 0])
-        for one, frame in enumerate((frame0, frame1)):
-            _interleave(frame[index].numpy(), pixels[one])
+        frames = frame0[index].numpy(), frame1[index].numpy()
         likelier = np.float32(np.log((1 - when) / when))
         before = _NOTHING if prior is None else plain(prior[index, 0])
-        how = plain(flow[index]), plain(out[index]), likelier, plain(pace[index, :, 0, 0]), before
-        _render(made, *pixels.reshape(2, 1, -1), *how, corner, there, block)
+        added = [plain(values) for values in out.lines(index)]
+        how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
+        _render(made, *frames, pixels, laid_out, *how, there, side)
         if still is not None:
-            _put_still(made, *pixels, plain(still[index, 0]), np.float32(when), corner, size, there, block)
+            _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
 
 
 _NOTHING = np.empty((0, 0), np.float32)
 
 
-@compiled
-def _interleave(planes: Any, pixels: Any) -> None:
-    """[3, H, W] -> [H, W, 4], of which the last is nothing."""
-    for y in range(planes.shape[1]):
-        for x in range(planes.shape[2]):
-            pixels[y, x, 0] = planes[0, y, x]
-            pixels[y, x, 1] = planes[1, y, x]
-            pixels[y, x, 2] = planes[2, y, x]
-            pixels[y, x, 3] = np.float32(0)
+@inlined
+def _lay_out(planes: Any, pixels: Any, laid_out: Any, rows: Any, columns: Any) -> None:
+    """Of planes [3, H, W], W at least 8, make pixels [1, 4 * H * W] of four numbers, of which the last is nothing, in
+    all squares that hold some of the rows and columns."""
+    height, width = planes.shape[1:]
+    red, green, blue = planes[0], planes[1], planes[2]
+    for down in range(rows[0] // SIDE, rows[1] // SIDE + 1):
+        for across in range(columns[0] // SIDE, columns[1] // SIDE + 1):
+            if not laid_out[down, across]:
+                laid_out[down, across] = True
+                for y in range(SIDE * down, min(SIDE * (down + 1), height)):
+                    for start in range(SIDE * across, min(SIDE * (across + 1), width), 8):
+                        x = min(start, width - 8)
+                        store_pixels(load(red, y, x), load(green, y, x), load(blue, y, x), pixels, 0, 4 * (y * width + x))
+
+
+@inlined
+def _span(values: Any, begin: int, end: int) -> Any:
+    """The least and the largest of some int32 values, and what follows that: both are read."""
+    least, largest = values[begin], values[begin]
+    for index in range(begin, end):
+        least, largest = min(least, values[index]), max(largest, values[index])
+    return least, largest + 1
 
 
 @inlined
@@ -84,114 +121,155 @@ def _render(
     picture: Any,
     frame0: Any,
     frame1: Any,
+    pixels: Any,
+    laid_out: Any,
     flow: Any,
-    out: Any,
+    whole: Any,
+    bands: Any,
+    starts: Any,
+    places: Any,
+    made: Any,
     likelier: float,
     pace: Any,
     prior: Any,
-    corner: Any,
     moving: Any,
-    block: Any,
+    side: int,
 ) -> None:
-    """frame0, frame1: [1, 4 H W]; block: rows and columns of pixels to one of moving."""
-    first_row, first_column = corner
-    height, width = picture.shape[1:]
-    rows, columns = out.shape[1:]
+    """pixels, laid_out: of both frames, as in ``_lay_out``; whole to made: from ``LastOutput.lines``; side: pixels to
+    one of moving, a multiple of 8."""
+    height, width = frame0.shape[1:]
+    rows, columns = flow.shape[1:]
     near, far, one = np.float32(0.75), np.float32(0.25), np.float32(1)
-    lines = np.zeros((PLANES, columns // 2 + 2), np.float32)
-    told = np.empty((PLANES, columns), np.float32)
-    corners = np.empty((2, columns), np.int32)
-    shares = np.empty((2, 4, columns), np.float32)
-    pixels = np.empty((columns, 4), np.float32)
-    first = np.empty(columns, np.float32)
-    places = first_column + np.arange(columns).astype(np.float32)
-    left, last, line_below = first_column // 2 - 1, width // 2 - 1, 4 * width
-    for y in range(rows):
-        # A row of what is half the size, with a position more on both sides.
-        i = (first_row + y) // 2
-        beside = min(i + 1, height // 2 - 1) if y % 2 else max(i - 1, 0)
-        for plane in range(4):
-            line = lines[plane]
-            for k in range(columns // 2 + 2):
-                j = min(max(left + k, 0), last)
-                line[k] = np.float32(2) * (near * flow[plane, i, j] + far * flow[plane, beside, j])
-        if prior.size:
-            for k in range(columns // 2 + 2):
-                j = min(max(left + k, 0), last)
-                lines[4, k] = near * prior[i, j] + far * prior[beside, j]
-        for plane in range(PLANES):
-            line, into = lines[plane], told[plane]
-            share = pace[plane] if plane < 4 else one
-            more = likelier if plane == 4 else np.float32(0)
-            for k in range(columns // 2):
-                into[2 * k] = near * line[k + 1] + far * line[k] + share * out[plane, y, 2 * k] + more
-                into[2 * k + 1] = near * line[k + 1] + far * line[k + 2] + share * out[plane, y, 2 * k + 1] + more
-        logit = told[4]
-        for x in range(columns):
-            first[x] = one / (one + _exp(-min(max(logit[x], np.float32(-80)), np.float32(80))))
-        # Where each pixel is read, and what it takes of each of the four there.
-        for frame in range(2):
-            flow_x, flow_y, there = told[2 * frame], told[2 * frame + 1], corners[frame]
-            here, right, under, diagonal = shares[frame]
-            sign, more = (one, np.float32(0)) if frame == 0 else (-one, one)
-            for x in range(columns):
-                share = more + sign * first[x]
-                at_x = _within(places[x] + flow_x[x], np.float32(width - 1))
-                at_y = _within(np.float32(first_row + y) + flow_y[x], np.float32(height - 1))
-                column, row = np.int32(at_x), np.int32(at_y)
-                column, row = min(column, np.int32(width - 2)), min(row, np.int32(height - 2))
-                there[x] = np.int32(4) * (row * np.int32(width) + column)
-                at_x -= np.float32(column)
-                at_y -= np.float32(row)
-                below = share * at_y
-                above = share - below
-                right[x], diagonal[x] = above * at_x, below * at_x
-                here[x], under[x] = above - right[x], below - diagonal[x]
-        for start in range(0, columns, block[1]):
-            if moving[y // block[0], start // block[1]] == 0:
-                continue
-            stop = min(start + block[1], columns)
-            for x in range(start, stop):
-                place = corners[0, x]
-                made = load4(frame0, 0, place) * same4(shares[0, 0, x])
-                made += load4(frame0, 0, place + 4) * same4(shares[0, 1, x])
-                made += load4(frame0, 0, place + line_below) * same4(shares[0, 2, x])
-                made += load4(frame0, 0, place + line_below + 4) * same4(shares[0, 3, x])
-                place = corners[1, x]
-                late = load4(frame1, 0, place) * same4(shares[1, 0, x])
-                late += load4(frame1, 0, place + 4) * same4(shares[1, 1, x])
-                late += load4(frame1, 0, place + line_below) * same4(shares[1, 2, x])
-                late += load4(frame1, 0, place + line_below + 4) * same4(shares[1, 3, x])
-                store(made + late, pixels, x, 0)
-            # Sliced, so that every index is known not to be negative.
-            some = pixels[start:stop]
-            for channel in range(3):
-                into = picture[channel, first_row + y, first_column + start : first_column + stop]
-                residual = out[5 + channel, y, start:stop]
-                for x in range(stop - start):
-                    into[x] = some[x, channel] + residual[x]
+    lines = np.empty((PLANES, columns + 2), np.float32)
+    lines[4] = 0
+    added = np.empty((OUTPUTS, width), np.float32)
+    told = np.empty((PLANES, width), np.float32)
+    at = np.empty((2, 3, width), np.int32)
+    shares = np.empty((2, 4, width), np.float32)
+    read = np.empty((8, 4), np.float32)
+    red, green, blue = picture[0], picture[1], picture[2]
+    first = np.empty(width, np.float32)
+    runs = np.empty((moving.shape[1], 2), np.intp)
+    line_below = 4 * width
+    count = 0
+    for y in range(height):
+        if y % side == 0:
+            # What moves, in pieces: to begin one takes as long as what lies between two that are near each other.
+            count = 0
+            for block in range(moving.shape[1]):
+                if moving[y // side, block] == 0:
+                    continue
+                if count == 0 or side * block - runs[count - 1, 1] > NEAR:
+                    runs[count, 0] = side * block
+                    count += 1
+                runs[count - 1, 1] = side * (block + 1)
+        if count == 0:
+            continue
+        i, odd = y // 2, y % 2
+        beside = min(i + 1, rows - 1) if odd else max(i - 1, 0)
+        band = 0 if y == 0 else (bands.shape[1] - 1 if y == height - 1 else 2 + odd)
+        number, computed = (0, 0) if whole.size else (starts[i], starts[i + 1])
+        for run in range(count):
+            # All of a run's arrays begin with it: where indices might be negative, nothing is vectorized.
+            start, stop = runs[run]
+            length, half = stop - start, (stop - start) // 2
+            for output in range(OUTPUTS):
+                given = whole[output, y, start:stop] if whole.size else bands[output, band, start:stop]
+                into = added[output]
+                for x in range(length):
+                    into[x] = given[x]
+            while number < computed and 2 * places[number] < stop:
+                x = 2 * places[number] - start
+                if x >= 0:
+                    for output in range(OUTPUTS):
+                        added[output, x] = made[number, 4 * output + 2 * odd]
+                        added[output, x + 1] = made[number, 4 * output + 2 * odd + 1]
+                number += 1
+            # A row of what is half the size, with a position more on both sides.
+            before, after = int(start > 0), int(stop < width)
+            low, high = start // 2 - before, stop // 2 + after
+            for plane in range(PLANES if prior.size else 4):
+                source, twice = (prior, one) if plane == 4 else (flow[plane], np.float32(2))
+                here, other, line = source[i, low:high], source[beside, low:high], lines[plane]
+                for j in range(high - low):
+                    line[j + 1 - before] = twice * (near * here[j] + far * other[j])
+                if before == 0:
+                    line[0] = line[1]
+                if after == 0:
+                    line[half + 1] = line[half]
+            for plane in range(PLANES):
+                line, into, more = lines[plane], told[plane], added[plane]
+                share = pace[plane] if plane < 4 else one
+                always = likelier if plane == 4 else np.float32(0)
+                for k in range(half):
+                    into[2 * k] = near * line[k + 1] + far * line[k] + share * more[2 * k] + always
+                    into[2 * k + 1] = near * line[k + 1] + far * line[k + 2] + share * more[2 * k + 1] + always
+            logit = told[4]
+            for x in range(length):
+                first[x] = one / (one + _exp(-min(max(logit[x], np.float32(-80)), np.float32(80))))
+            # Where each pixel is read, and what it takes of each of the four there.
+            for frame in range(2):
+                flow_x, flow_y = told[2 * frame], told[2 * frame + 1]
+                at_row, at_column, at_place = at[frame, 0], at[frame, 1], at[frame, 2]
+                corner, right, under, diagonal = shares[frame]
+                sign, rest = (one, np.float32(0)) if frame == 0 else (-one, one)
+                for x in range(length):
+                    share = rest + sign * first[x]
+                    at_x = _within(np.float32(start + x) + flow_x[x], np.float32(width - 1))
+                    at_y = _within(np.float32(y) + flow_y[x], np.float32(height - 1))
+                    column, row = np.int32(at_x), np.int32(at_y)
+                    column, row = min(column, np.int32(width - 2)), min(row, np.int32(height - 2))
+                    at_row[x], at_column[x] = row, column
+                    at_place[x] = np.int32(4) * (row * np.int32(width) + column)
+                    at_x -= np.float32(column)
+                    at_y -= np.float32(row)
+                    below = share * at_y
+                    above = share - below
+                    right[x], diagonal[x] = above * at_x, below * at_x
+                    corner[x], under[x] = above - right[x], below - diagonal[x]
+            for begin in range(0, length, side):
+                if moving[y // side, (start + begin) // side] == 0:
+                    continue
+                end = begin + side
+                _lay_out(frame0, pixels[0:1], laid_out[0], _span(at[0, 0], begin, end), _span(at[0, 1], begin, end))
+                _lay_out(frame1, pixels[1:2], laid_out[1], _span(at[1, 0], begin, end), _span(at[1, 1], begin, end))
+                for first_x in range(begin, end, 8):
+                    for x in range(8):
+                        place = np.intp(at[0, 2, first_x + x])
+                        blended = load4(pixels, 0, place) * same4(shares[0, 0, first_x + x])
+                        blended += load4(pixels, 0, place + 4) * same4(shares[0, 1, first_x + x])
+                        blended += load4(pixels, 0, place + line_below) * same4(shares[0, 2, first_x + x])
+                        blended += load4(pixels, 0, place + line_below + 4) * same4(shares[0, 3, first_x + x])
+                        place = np.intp(at[1, 2, first_x + x])
+                        late = load4(pixels, 1, place) * same4(shares[1, 0, first_x + x])
+                        late += load4(pixels, 1, place + 4) * same4(shares[1, 1, first_x + x])
+                        late += load4(pixels, 1, place + line_below) * same4(shares[1, 2, first_x + x])
+                        late += load4(pixels, 1, place + line_below + 4) * same4(shares[1, 3, first_x + x])
+                        store(blended + late, read, x, 0)
+                    store(load_first(read) + load(added, PLANES, first_x), red, y, start + first_x)
+                    store(load_second(read) + load(added, PLANES + 1, first_x), green, y, start + first_x)
+                    store(load_third(read) + load(added, PLANES + 2, first_x), blue, y, start + first_x)
 
 
 @compiled
-def _put_still(
-    picture: Any, frame0: Any, frame1: Any, still: Any, when: float, corner: Any, size: Any, moving: Any, block: Any
-) -> None:
-    """Blend what stands still where it is, in a rectangle of the picture."""
+def _put_still(picture: Any, frame0: Any, frame1: Any, still: Any, when: float, moving: Any, side: int) -> None:
+    """Blend what stands still where it is."""
     near, far = np.float32(0.75), np.float32(0.25)
-    for y in range(corner[0], corner[0] + size[0]):
+    rows, columns = still.shape
+    for y in range(2 * rows):
         i = y // 2
-        beside = min(i + 1, still.shape[0] - 1) if y % 2 else max(i - 1, 0)
-        for j in range(corner[1] // 2, (corner[1] + size[1]) // 2):
-            before, after = max(j - 1, 0), min(j + 1, still.shape[1] - 1)
+        beside = min(i + 1, rows - 1) if y % 2 else max(i - 1, 0)
+        for j in range(columns):
+            before, after = max(j - 1, 0), min(j + 1, columns - 1)
             around = still[i, before] + still[i, j] + still[i, after]
             around += still[beside, before] + still[beside, j] + still[beside, after]
-            if around > 0 and moving[(y - corner[0]) // block[0], (2 * j - corner[1]) // block[1]] != 0:
+            if around > 0 and moving[y // side, 2 * j // side] != 0:
                 here = near * still[i, j] + far * still[beside, j]
                 for odd in range(2):
                     other = after if odd else before
                     share = near * here + far * (near * still[i, other] + far * still[beside, other])
                     x = 2 * j + odd
                     for channel in range(3):
-                        early, late = frame0[y, x, channel], frame1[y, x, channel]
+                        early, late = frame0[channel, y, x], frame1[channel, y, x]
                         made = picture[channel, y, x]
                         picture[channel, y, x] = made + share * (early + when * (late - early) - made)

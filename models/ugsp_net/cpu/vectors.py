@@ -128,6 +128,50 @@ def store(_context: Any, vector: Any, target: Any, row: Any, column: Any) -> Any
     return types.void(vector, target, types.intp, types.intp), generate
 
 
+def _mixed(builder: Any, one: Any, other: Any) -> Any:
+    """The numbers of two vectors in turns."""
+    lanes = one.type.count
+    order = [number for lane in range(lanes) for number in (lane, lanes + lane)]
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), 2 * lanes), order))
+
+
+@intrinsic
+def store_pixels(_context: Any, first: Any, second: Any, third: Any, target: Any, row: Any, column: Any) -> Any:
+    """Write eight pixels of three planes as [8, 4] beside each other in a row of an fp32 array [H, W], the first at
+    (row, column); the fourth number of each is 0. Nothing is checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        nothing = ir.Constant(_EIGHT.ir, [0.0] * 8)
+        odd, even = _mixed(builder, arguments[0], arguments[2]), _mixed(builder, arguments[1], nothing)
+        made = _mixed(builder, odd, even)
+        place = _place(context, builder, signature.args[3], arguments[3], arguments[4:])
+        builder.store(made, builder.bitcast(place, made.type.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(first, second, third, target, types.intp, types.intp), generate
+
+
+def _plane(number: int) -> Any:
+    @intrinsic
+    def load_plane(_context: Any, pixels: Any) -> Any:
+        """One of the four numbers of each of eight pixels, an fp32 array [8, 4]."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            zero, of_all = ir.Constant(ir.IntType(64), 0), ir.VectorType(ir.FloatType(), 32)
+            place = _place(context, builder, signature.args[0], arguments[0], (zero, zero))
+            whole = builder.load(builder.bitcast(place, of_all.as_pointer()))
+            whole.align = 4
+            order = ir.Constant(ir.VectorType(ir.IntType(32), 8), [4 * lane + number for lane in range(8)])
+            return builder.shuffle_vector(whole, ir.Constant(of_all, ir.Undefined), order)
+
+        return _EIGHT(pixels), generate
+
+    return load_plane
+
+
+load_first, load_second, load_third = map(_plane, range(3))
+
+
 @intrinsic
 def total(_context: Any, vector: Any) -> Any:
     """The sum of the lanes, fp32."""

@@ -182,6 +182,15 @@ class LastOutput(Protocol):
     def part(self, rows: slice, columns: slice) -> Tensor:
         """A rectangle of it with even sides and an even corner, [B, 8, rows, columns] fp32."""
 
+    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One picture's for what reads it row by row, without making all of it.
+
+        Either all of it, [8, H, W] fp32, or what it is where nothing was computed, [8, 8, W] fp32: the first row, two
+        that repeat from the third on, and the last. There, what was computed is told for each row of the level by where
+        its positions begin and end in a list, [H / 2 + 1], their columns [U], and their pixels [U, 32] fp32 (output,
+        row, column). What does not apply is empty.
+        """
+
 
 @dataclass(frozen=True)
 class DenseOutput:
@@ -193,6 +202,11 @@ class DenseOutput:
     def part(self, rows: slice, columns: slice) -> Tensor:
         """As ``LastOutput.part``; a view."""
         return self.whole[:, :, rows, columns]
+
+    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As ``LastOutput.lines``."""
+        none = torch.empty(0, dtype=torch.int64)
+        return self.whole[picture], self.whole.new_empty(0, 0, 0), none, none, self.whole.new_empty(0, 0)
 
 
 class ConstantOutput:
@@ -223,6 +237,12 @@ class ConstantOutput:
             out[:, :, -1] = bands[:, -1]
         return out
 
+    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As ``LastOutput.lines``."""
+        starts = torch.zeros(self.height + 1, dtype=torch.int64)
+        bands = self._bands.float()
+        return bands.new_empty(0, 0, 0), bands, starts, starts[:0], bands.new_empty(0, 0)
+
 
 class _SparseOutput:
     """What the last level puts out where a few of its positions are active."""
@@ -240,7 +260,7 @@ class _SparseOutput:
         self._row = row % constant.height if constant.pictures > 1 else row
         # Where each row of each picture begins among what is needed, and where the last one ends.
         rows = torch.arange(constant.pictures * constant.height + 1, device=row.device)
-        self._starts = torch.searchsorted(positions.needed, rows * constant.width).tolist()
+        self._starts = torch.searchsorted(positions.needed, rows * constant.width)
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         """As ``LastOutput.part``."""
@@ -250,9 +270,10 @@ class _SparseOutput:
         planes = torch.arange(outputs, device=out.device)[:, None] * (length * width // 2)
         within = (planes + torch.tensor([0, width // 2], device=out.device)).flatten()  # [16]
         first_row, first_column = rows.start // 2, columns.start // 2
+        starts = self._starts.tolist()
         for picture in range(pictures):
             above = picture * self._constant.height
-            start, stop = (self._starts[above + edge // 2] for edge in (rows.start, rows.stop))
+            start, stop = (starts[above + edge // 2] for edge in (rows.start, rows.stop))
             for some in _batches(start, stop, _at_once(self._table.dtype, out.device)):
                 around, row, column = self._around[some], self._row[some] - first_row, self._column[some] - first_column
                 if width < 2 * self._constant.width:
@@ -260,13 +281,28 @@ class _SparseOutput:
                     if not len(inside):
                         continue
                     around, row, column = (values.index_select(0, inside) for values in (around, row, column))
-                gathered = _gathered(self._table, filled_up(around, ROUND))
-                made = linear(gathered, self._kernel)[: len(around)].float().add_(self._bias)
+                made = self._enlarged(around)
                 place = row.mul_(width).add_(column)
                 pairs[picture].view(-1).scatter_(
                     0, (place[:, None] + within).flatten(), made.view(torch.int64).flatten()
                 )
         return out
+
+    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As ``LastOutput.lines``."""
+        height = self._constant.height
+        starts = self._starts[picture * height : (picture + 1) * height + 1]
+        first, last = int(starts[0]), int(starts[-1])
+        made = self._bias.new_empty(last - first, len(self._bias))
+        for some in _batches(first, last, _at_once(self._table.dtype, made.device)):
+            made[some.start - first : some.stop - first] = self._enlarged(self._around[some])
+        whole, bands, *_ = self._constant.lines(picture)
+        return whole, bands, starts - first, self._column[first:last], made
+
+    def _enlarged(self, around: Tensor) -> Tensor:
+        """The pixels, [N, 32] fp32, of positions around which [N, 9] is read."""
+        made = linear(_gathered(self._table, filled_up(around, ROUND)), self._kernel)
+        return made[: len(around)].float().add_(self._bias)
 
 
 def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tensor:
