@@ -131,6 +131,17 @@ def test_masks_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_alike(both(monkeypatch, lambda: masks._rooted_edges(*part)))
 
 
+@pytest.mark.parametrize(("channels", "side"), [(32, 4), (20, 2), (8, 1)])
+def test_logits_are_the_same(channels: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = (torch.rand(2, 1, 5, 6) > 0.5).float()
+    weight, bias = torch.randn(1, channels, 3, 3), torch.randn(1)
+    feature = torch.randn(2, 5 * side, 6 * side, channels + 4).permute(0, 3, 1, 2)
+    for some in (feature[:, 4:], feature[:, 4:].contiguous()):
+        made = both(monkeypatch, lambda some=some: (masks.block_logits(some, weight, bias, side, parent),))
+        assert_alike(made, 1e-4)
+    assert made[0][0].ne(0).float().equal(parent)
+
+
 def last_output(kind: str) -> LastOutput:
     """Of two pictures of 64 x 80 pixels."""
     if kind == "dense":

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import cpu
-from ugsp_net.blocks import Activation, Level
+from ugsp_net.blocks import Activation, Conv, Level
 from ugsp_net.masks import fixed_gate, hard_gate
 from ugsp_net.sparse import performed_share, run_level, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs
@@ -284,3 +284,20 @@ def test_hard_gate_masks_serve_both_backends() -> None:
     for one, other in zip(made[0].masks, made[1].masks, strict=True):
         assert torch.equal(one, other)
     torch.testing.assert_close(made[0].frame, made[1].frame, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_made_of_weights_is_kept_until_they_change() -> None:
+    conv, made = Conv(8, 8), []
+
+    def double(weight: Tensor) -> Tensor:
+        made.append(weight)
+        return 2 * weight.detach()
+
+    assert conv.kept(double) is conv.kept(double)
+    assert len(made) == 1
+    with torch.no_grad():
+        conv.weight.add_(1)
+    assert torch.equal(conv.kept(double), 2 * conv.weight)
+    conv.weight.data = torch.ones(8, 8, 3, 3)
+    assert torch.equal(conv.kept(double), 2 * conv.weight)
+    assert "_kept" not in str(conv.state_dict().keys())

@@ -188,7 +188,7 @@ def see_part(
     whole = _blended(net, frames, t, gate, with_motion)
     inside, picture = (window.seen(frames[0]), window.seen(frames[1])), window.seen(whole.frame)
     part = see(net, inside, encodings, found, t, gate, backend, window.seen(changed), with_motion, picture)
-    _put(net, window, part, whole)
+    _put(net, window, part, whole, picture)
     return replace(whole, level_macs=part.level_macs, other_macs=part.other_macs)
 
 
@@ -204,9 +204,10 @@ def _blended(net: UGSP, frames: tuple[Tensor, Tensor], t: Tensor, gate: Gate | N
     return Seen(frame, motion, masks, [(0,) * len(PRUNED)] * len(t), [0] * len(t))
 
 
-def _put(net: UGSP, window: Window, part: Seen, whole: Seen) -> None:
-    """Copy the cell of what was made of a window into what is made of the whole picture."""
-    if part.frame.data_ptr() != window.seen(whole.frame).data_ptr():  # else it was made there
+def _put(net: UGSP, window: Window, part: Seen, whole: Seen, picture: Tensor | None = None) -> None:
+    """Copy the cell of what was made of a window into what is made of the whole picture. picture: the window's part of
+    that, where the frame may have been made."""
+    if part.frame is not picture:
         window.keep(part.frame, whole.frame)
     for made, picture in zip(part.motion or (), whole.motion or (), strict=True):
         window.keep(made, picture)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,12 +16,15 @@ _LEAKY: tuple[object, ...] = "leaky_relu", [LEAKY_SLOPE], ""
 _NONE: tuple[object, ...] = "none", [], ""
 """What oneDNN does to what it makes."""
 
+Made = TypeVar("Made")
+
 
 class Conv(nn.Conv2d):
     """A 3x3 convolution that keeps its input's type: bf16 activations meet bf16 copies of fp32 weights."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+        self._kept: dict[Any, tuple[Any, ...]] = {}
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """x: [B, inputs, H, W]; activation: of what comes out."""
@@ -29,6 +35,17 @@ class Conv(nn.Conv2d):
             return fused
         made = F.conv2d(x, weight, bias, self.stride, self.padding)
         return made if activation is None else activation(made)
+
+
+    def kept(self, make: Callable[[Tensor], Made]) -> Made:
+        """``make(weight)``, by which it is known, as it was made before if the weight is the same."""
+        if self.weight.is_inference():  # which does not tell when it changes
+            return make(self.weight)
+        state = self.weight._version, self.weight.data_ptr()
+        if self._kept.get(make, (None,))[0] != state:
+            self._kept[make] = state, make(self.weight)
+        made: Made = self._kept[make][1]
+        return made
 
 
 class Convolutions(nn.Sequential):

@@ -38,6 +38,16 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
+@compiled_by("masks.block_logits")
+def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, parent: Tensor) -> Tensor:
+    """What a convolution to one channel makes of a feature, averaged over blocks, where the parent mask is 1; elsewhere
+    it may be anything.
+
+    feature: [B, C, H, W] fp32; weight: [1, C, 3, 3]; bias: [1]; side: of the blocks; parent: [B, 1, H / side, W / side].
+    """
+    return to_grid(F.conv2d(feature, weight, bias, padding=1), 1, side) * parent
+
+
 AGREE_MEAN, AGREE_MOST = 2.5 / 255, 8 / 255
 """Blocks of two frames agree where the largest difference of the three colours is less than this in the mean, and at no
 pixel more: what the noise of a still camera's clip leaves after coding, which shifts whole blocks by a code value (1.2

@@ -15,6 +15,7 @@ from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import (
     Gate,
     agreement,
+    block_logits,
     block_side,
     bounds,
     change,
@@ -164,7 +165,7 @@ class Interpolation:
     masks: tuple[Tensor, ...]
     """One per pruned level, coarse to fine (strides 8, 4, 2), [B, 1, rows, columns]; empty without a gate."""
     logits: tuple[Tensor, ...]
-    """What the masks were made of, in the same order and shape; fp32."""
+    """What the masks were made of, in the same order and shape; fp32. Only what nothing prunes has them all."""
     states: tuple[LevelState, ...]
     """Strides 16, 8, 4: for losses on intermediate flow and features."""
     hidden: Tensor | None
@@ -341,12 +342,13 @@ class UGSP(nn.Module):
         for index in range(len(STRIDES) - 2, -1, -1):
             above = states[-1]
             mask = None
-            logits = self._logits(index, above.feature)
+            parent = masks[-1] if masks else moving
+            grid = [STRIDES[index + 1] * length // self.config.grid_stride(index) for length in above.feature.shape[-2:]]
+            if parent is not None and list(parent.shape[-2:]) != grid:
+                parent = parent.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            logits = self._logits(index, above.feature, parent)
             all_logits.append(logits)
             if gate is not None:
-                parent = masks[-1] if masks else moving
-                if parent is not None and parent.shape != logits.shape:
-                    parent = parent.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
                 mask = gate(logits, parent)
                 masks.append(mask)
             flow = above.enlarged()
@@ -518,10 +520,15 @@ class UGSP(nn.Module):
         assert isinstance(level, Level)
         return level
 
-    def _logits(self, index: int, feature: Tensor) -> Tensor:
-        """Mask logits of a level, from the level above it, on the grid of the masks; fp32."""
-        logits = self.gates[index](feature.to(self.dtype)).float()
-        return to_grid(logits, STRIDES[index + 1], self.config.grid_stride(index))
+    def _logits(self, index: int, feature: Tensor, parent: Tensor | None) -> Tensor:
+        """Mask logits of a level, from the level above it, on the grid of the masks; fp32. Where the parent mask is 0
+        they may be anything."""
+        gate, stride, grid_stride = self.gates[index], STRIDES[index + 1], self.config.grid_stride(index)
+        assert isinstance(gate, Conv)
+        if parent is not None and grid_stride >= stride and self.dtype == torch.float32 and not torch.is_grad_enabled():
+            assert gate.bias is not None
+            return block_logits(feature, gate.weight, gate.bias, grid_stride // stride, parent)
+        return to_grid(gate(feature.to(self.dtype)).float(), stride, grid_stride)
 
     def _inputs(
         self, index: int, first: Encoding, second: Encoding, feature: Tensor | None, flow: Tensor

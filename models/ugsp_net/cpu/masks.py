@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ugsp_net import masks
-from ugsp_net.cpu.vectors import compiled, inlined, plain
+from ugsp_net.cpu.vectors import compiled, inlined, load, plain, same, total
 from ugsp_net.search import _LUMA
 
+LANES = 8
 REACH = 2
 """``masks.EDGE_REACH``; compiled code knows no other file's constants."""
 assert REACH == masks.EDGE_REACH
@@ -23,6 +25,18 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     out = frame0.new_empty((len(frame0), 2, *frame0.shape[-2:]), dtype=torch.float32)
     for one, other, made in zip(plain(frame0.float()), plain(frame1.float()), out.numpy(), strict=True):
         _change(one, other, *_SHARES, made)
+    return out
+
+
+def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, parent: Tensor) -> Tensor:
+    """What ``masks.block_logits`` returns, 0 where the parent is 0."""
+    if feature.stride(1) != 1 or feature.shape[1] % LANES:
+        feature = F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
+    taps = F.pad(weight[0].permute(1, 2, 0).flatten(0, 1), (0, feature.shape[1] - weight.shape[1]))
+    out = torch.zeros_like(parent)
+    for index, made in enumerate(out.numpy()):
+        read = feature[index].permute(1, 2, 0).numpy()
+        _block_logits(read, plain(taps), np.float32(bias.item()), side, plain(parent[index, 0]), made[0])
     return out
 
 
@@ -57,6 +71,32 @@ def rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tenso
             _luma(frame, *_SHARES, shade)
         _rooted_edges(first[1], second[1], *shades, differs, *limits, edge[0], alike[0])
     return edges, same
+
+
+@compiled
+def _block_logits(feature: Any, taps: Any, bias: float, side: int, parent: Any, out: Any) -> None:
+    """feature: [H, W, C], C a multiple of 8, the channels one behind the other; taps: [9, C]; out: filled where parent
+    is not 0."""
+    height, width, channels = feature.shape
+    for down in range(out.shape[0]):
+        for across in range(out.shape[1]):
+            if parent[down, across] == 0:
+                continue
+            # Three sums: one would wait for itself.
+            left = middle = right = same(np.float32(0))
+            for y in range(side * down, side * (down + 1)):
+                for tap in range(3):
+                    if not 0 <= y + tap - 1 < height:
+                        continue
+                    row = feature[y + tap - 1]
+                    for x in range(side * across, side * (across + 1)):
+                        for first in range(0, channels, LANES):
+                            middle += load(row, x, first) * load(taps, 3 * tap + 1, first)
+                            if x > 0:
+                                left += load(row, x - 1, first) * load(taps, 3 * tap, first)
+                            if x < width - 1:
+                                right += load(row, x + 1, first) * load(taps, 3 * tap + 2, first)
+            out[down, across] = total(left + middle + right) / np.float32(side * side) + bias
 
 
 @compiled

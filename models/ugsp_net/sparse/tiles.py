@@ -345,7 +345,7 @@ def _one_by_one(conv: Conv, activation: Activation, dtype: torch.dtype) -> Calla
 
 def _by_tiles(conv: Conv, activation: Activation) -> Callable[[Tensor, Tensor, Tensor], None]:
     """The same for tiles; what it fills is [16 N, width], as ``Winograd`` does."""
-    convolve = winograd.Winograd(conv.weight)
+    convolve = conv.kept(winograd.Winograd)
     return lambda rows, around, out: convolve(rows, around, activation, out)
 
 
