@@ -31,7 +31,7 @@ def convolved(weight: Tensor, tiles: Tensor, activation: Activation) -> Tensor:
     rows, around = tiles.permute(0, 2, 3, 1).reshape(-1, inputs), torch.arange(36 * count, dtype=torch.int32)
     out = torch.full((16 * count, len(weight)), torch.nan)
     winograd.Winograd(weight)(rows, around.view(count, 36), activation, out)
-    return out.view(4, 4, count, -1).permute(2, 3, 0, 1)
+    return out.view(count, 4, 4, -1).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()

@@ -95,14 +95,30 @@ def _repeats(vector: _Vector) -> Any:
         """One number in every lane."""
 
         def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            undefined, index = ir.Constant(vector.ir, ir.Undefined), ir.IntType(32)
-            one = builder.insert_element(undefined, arguments[0], ir.Constant(index, 0))
-            lanes = ir.Constant(ir.VectorType(index, vector.lanes), [0] * vector.lanes)
-            return builder.shuffle_vector(one, undefined, lanes)
+            return _repeated(builder, arguments[0], vector)
 
         return vector(types.float32), generate
 
     return same
+
+
+def _repeated(builder: Any, value: Any, vector: _Vector) -> Any:
+    undefined, index = ir.Constant(vector.ir, ir.Undefined), ir.IntType(32)
+    one = builder.insert_element(undefined, value, ir.Constant(index, 0))
+    lanes = ir.Constant(ir.VectorType(index, vector.lanes), [0] * vector.lanes)
+    return builder.shuffle_vector(one, undefined, lanes)
+
+
+@intrinsic
+def load_same(_context: Any, source: Any, row: Any, column: Any) -> Any:
+    """The number at (row, column) of an fp32 array [H, W] in eight lanes. Nothing is checked: an index of an array that
+    may be negative costs more than what is done with it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, signature.args[0], arguments[0], arguments[1:])
+        return _repeated(builder, builder.load(place), _EIGHT)
+
+    return _EIGHT(source, types.intp, types.intp), generate
 
 
 _EIGHT, _FOUR = _Vector(8), _Vector(4)

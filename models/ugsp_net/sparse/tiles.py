@@ -102,15 +102,14 @@ class ActivePositions:
         """Tiles that are made at once."""
         if self.tile == 1:
             self.active = corners = filled_up(corners, ROUND)
-            """[A]: rows of the level that are made. One by one they are filled up with the last one, which is made
-            again; in tiles all first positions of a batch come first, then all second ones."""
+            """[A]: rows of the level that are made, tile by tile. One by one they are filled up with the last one, which
+            is made again."""
         else:
             across = width // self.tile
             row = corners // across
             corners = row * (self.tile * width) + (corners - row * across) * self.tile
             inside = torch.arange(self.tile, device=mask.device)
-            inside = (inside[:, None] * width + inside).flatten()[:, None]
-            self.active = torch.cat([(some + inside).flatten() for some in corners.split(self.at_once)])
+            self.active = (corners[:, None] + (inside[:, None] * width + inside).flatten()).flatten()
         self.zero = len(self.active)
         """The row of zeros in a compact buffer of A rows."""
         self._needed, self._active = self._bordered(self.needed), self._bordered(self.active)

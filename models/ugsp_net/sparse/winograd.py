@@ -8,6 +8,8 @@ and half of the work that is left with 48 to 64 channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from ugsp_net.blocks import LEAKY_SLOPE, Activation
 TILE = 4
 """Side of a tile of the output, positions; it reads one more on each side."""
 
-BATCH = 100
+BATCH = 108
 """Tiles that are convolved at once: what is made of them stays in the cache. No power of two: rows that lie so far
 apart meet in the same few places of the cache, and levels took a tenth longer with 64 or 128."""
 
@@ -52,34 +54,40 @@ class Winograd:
         """weight: [K, C, 3, 3] fp32."""
         outputs, inputs = weight.shape[:2]
         taps = weight.permute(2, 3, 1, 0).reshape(9, -1)
-        self._kernel = (_both_ways(_KERNEL, taps) / _KERNEL_OVER**2 @ taps).view(36, inputs, outputs)
+        self.kernel = (_both_ways(_KERNEL, taps) / _KERNEL_OVER**2 @ taps).view(36, inputs, outputs)
+        """[36, C, K]."""
         self._input, self._output = _both_ways(_INPUT, taps), _both_ways(_OUTPUT, taps)
+        self._padded: tuple[Any, Any] | None = None
+        if compiles(weight):
+            from ugsp_net.cpu import winograd as compiled
+
+            self._padded = compiled.padded(self.kernel, None)
 
     def __call__(self, rows: Tensor, around: Tensor, activation: Activation, out: Tensor) -> None:
         """Convolve N tiles, and activate what that makes.
 
-        rows: [R, C] fp32; around: [N, 36] int32, which of them a tile reads, row by row; out: [16 * N, K], filled with
-        all tiles' first positions, then their second ones, and so on.
+        rows: [R, C] fp32; around: [N, 36] int32, which of them a tile reads, row by row; out: [16 * N, K], filled tile
+        by tile, row by row.
         """
-        if self._compiled(rows):
+        if self._padded is not None and cpu.available():
             from ugsp_net.cpu import winograd as compiled
 
-            transformed = rows.new_empty(36, len(around), rows.shape[1])
-            compiled.transform(rows, around, transformed)
             slope = LEAKY_SLOPE if activation.slope is None else 1.0
-            compiled.back(torch.bmm(transformed, self._kernel), slope, out)
+            compiled.convolve(rows, around, self._padded, slope, out)
             if activation.slope is None:
                 return
         else:
             read = rows.index_select(0, around.T.flatten()).view(36, -1)
             transformed = torch.mm(self._input, read).view(36, len(around), -1)
-            products = torch.bmm(transformed, self._kernel)
-            torch.mm(self._output, products.view(36, -1), out=out.view(TILE**2, -1))
+            products = torch.bmm(transformed, self.kernel)
+            made = torch.mm(self._output, products.view(36, -1)).view(TILE**2, len(around), -1)
+            out.view(len(around), TILE**2, -1).copy_(made.transpose(0, 1))
         out.copy_(activation(out))  # a leaky ReLU is done in place
 
-    def _compiled(self, rows: Tensor) -> bool:
-        """Whether compiled code does the transforms, eight channels at a time."""
-        return rows.device.type == "cpu" and cpu.available() and min(self._kernel.shape[1:]) >= 8
+
+def compiles(weight: Tensor) -> bool:
+    """Whether compiled code convolves with a weight [K, C, 3, 3], eight channels at a time."""
+    return weight.device.type == "cpu" and cpu.available() and min(weight.shape[:2]) >= 8
 
 
 def _both_ways(matrix: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
