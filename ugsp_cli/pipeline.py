@@ -90,8 +90,8 @@ class Limits:
     """Threads of the decoder; None lets FFmpeg choose."""
     encoder_threads: int | None = None
     """Threads of the encoder; None lets it choose."""
-    waiting_frames: int = 8
-    """Frames that may wait between two stages."""
+    waiting_frames: int = 32
+    """Frames that may wait between two stages: more than come out of a batch, so that the next one need not wait."""
     waiting_bytes: int = 256 << 20
     """What they may take together; two frames may wait whatever they take."""
 

@@ -18,6 +18,9 @@ than 64 pixels is not matched, and 4K frames move by more; so far no 4K footage 
 
 MOST_COARSE = 4
 
+LARGE = 1920 * 1088
+"""Pixels of frames of which not so many are made in a batch."""
+
 
 @dataclass(frozen=True)
 class Portion:
@@ -110,8 +113,11 @@ class Portions:
         """Frames at once where nobody asks and memory suffices."""
         if self._workers is None:  # about eight of 1920x1080 fill a graphics card in one launch
             return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
-        # Twice as many as are made at once: the searches and encodings for them are shared out too.
-        return 2 * self._workers if self._workers > 1 else 1
+        # More than are made at once: their searches and encodings are shared out too, and who has done his share waits
+        # for the others a few times a batch. Four times as many took a tenth less time than twice as many; of large
+        # frames they take much memory.
+        several = 4 if width * height <= LARGE else 2
+        return several * self._workers if self._workers > 1 else 1
 
     def _windows(self, height: int, width: int, halvings: int) -> list[Window]:
         return split(*self.seen_size(height, width), halvings, self._config.alignment)
