@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.nets import small_net
+from tests.nets import SMALL, small_net
 from tests.test_search import shifted, texture
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
+from ugsp_net.blocks import Conv
 from ugsp_net.cpu import vectors
 from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles
 from ugsp_net.sparse.inputs import DenseInputs
@@ -140,6 +142,20 @@ def test_logits_are_the_same(channels: int, side: int, monkeypatch: pytest.Monke
         made = both(monkeypatch, lambda some=some: (masks.block_logits(some, weight, bias, side, parent),))
         assert_alike(made, 1e-4)
     assert made[0][0].ne(0).float().equal(parent)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (144, 112)])
+@pytest.mark.parametrize("channels", [(8, 16, 24, 8), (20, 9, 32, 40)])
+def test_features_are_the_same(
+    height: int, width: int, channels: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sizes that tiles and products do not divide, and of any number of channels."""
+    monkeypatch.setattr("ugsp_net.sparse.winograd.pays", lambda dtype, device: True)
+    net, frames = small_net(replace(SMALL, encoder_channels=channels)), torch.rand(2, 3, height, width)
+    for conv in net.encoder.modules():
+        if isinstance(conv, Conv):
+            torch.nn.init.normal_(conv.bias)  # type: ignore[arg-type]
+    assert_alike(both(monkeypatch, lambda: net.encode(frames).features), 1e-4)
 
 
 def last_output(kind: str) -> LastOutput:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ugsp_net import matching
+from ugsp_net import cpu, matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import (
@@ -40,6 +40,7 @@ from ugsp_net.sparse import (
     run_last_tiles,
     run_level,
     run_tiles,
+    winograd,
 )
 from ugsp_net.warp import backward_warp, upsample
 
@@ -235,9 +236,17 @@ class UGSP(nn.Module):
 
     def encode(self, frame: Tensor) -> Encoding:
         """Features of frames [B, 3, H, W], RGB in [0, 1], both sides multiples of ``config.alignment``."""
-        normalised = self._normalised(frame)
-        context = () if self.refinement is None else self.refinement.encode(normalised)
-        return Encoding(tuple(self.encoder(normalised)), context)
+        context = () if self.refinement is None else self.refinement.encode(self._normalised(frame))
+        if self._encodes_by_winograd(frame):
+            from ugsp_net.cpu.encoder import encode
+
+            return Encoding(tuple(encode(self.encoder, frame.float(), SCALE, -MEAN * SCALE)), context)
+        return Encoding(tuple(self.encoder(self._normalised(frame))), context)
+
+    def _encodes_by_winograd(self, frame: Tensor) -> bool:
+        if torch.is_grad_enabled() or not cpu.available() or not winograd.pays(self.dtype, frame.device):
+            return False
+        return self.config.activation == "leaky" and min(self.config.encoder_channels) >= 8
 
     def match(self, frame0: Tensor, frame1: Tensor, changed: Tensor | None = None) -> Tensor | None:
         """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant,

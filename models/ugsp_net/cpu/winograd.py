@@ -214,6 +214,26 @@ def _leaky(value: Any, leak: Any) -> Any:
     return largest(value, leak * value)
 
 
+@inlined
+def leaky(sums: Any, leak: Any) -> Any:
+    """A leaky ReLU of what ``accumulate`` made."""
+    a, b, c, d, e, f, g, h, i, j, k, l = sums  # noqa: E741
+    return (
+        _leaky(a, leak),
+        _leaky(b, leak),
+        _leaky(c, leak),
+        _leaky(d, leak),
+        _leaky(e, leak),
+        _leaky(f, leak),
+        _leaky(g, leak),
+        _leaky(h, leak),
+        _leaky(i, leak),
+        _leaky(j, leak),
+        _leaky(k, leak),
+        _leaky(l, leak),
+    )
+
+
 @compiled
 def _convolve(rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out: Any) -> None:
     inputs, outputs, tiles = rows.shape[1], kernel.shape[1], around.shape[0]
