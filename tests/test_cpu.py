@@ -17,10 +17,10 @@ from tests.nets import SMALL, small_net
 from tests.test_search import shifted, texture
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
-from ugsp_net.blocks import Conv
+from ugsp_net.blocks import Activation, Conv, Convolutions
 from ugsp_net.cpu import vectors
 from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles
-from ugsp_net.sparse.inputs import DenseInputs
+from ugsp_net.sparse.inputs import DenseInputs, Matching, SparseInputs
 
 
 def both(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]) -> tuple[Any, Any]:
@@ -156,6 +156,25 @@ def test_features_are_the_same(
         if isinstance(conv, Conv):
             torch.nn.init.normal_(conv.bias)  # type: ignore[arg-type]
     assert_alike(both(monkeypatch, lambda: net.encode(frames).features), 1e-4)
+
+
+@pytest.mark.parametrize("radius", [0, 2])
+@pytest.mark.parametrize(("height", "width"), [(20, 28), (22, 12)])
+def test_level_inputs_are_the_same(radius: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of maps that are parts of larger ones, with flow that leads far out of them."""
+
+    def channels_last(channels: int, height: int, width: int) -> Tensor:
+        return torch.randn(2, height + 2, width + 3, channels + 4).permute(0, 3, 1, 2)[:, 4:, 1:-1, 2:-1]
+
+    left, right, above = channels_last(16, height, width), channels_last(16, height, width), channels_last(24, height // 2, width // 2)
+    flow, t = 4 * torch.randn(2, 4, height, width), torch.tensor([0.3, 0.6])
+    reduce = Convolutions(Conv(25, 8, kernel=1), Activation("leaky", 8))
+    how = Matching(2, reduce) if radius else None
+    inputs = SparseInputs(left, right, above, flow, 4.0, t, how, torch.float32)
+    for share in (0.02, 0.5, 1.0):
+        positions = (torch.rand(2 * height * width) < share).nonzero()[:, 0]
+        assert inputs._compiled()
+        assert_alike(both(monkeypatch, lambda positions=positions: (inputs.rows(positions),)), 1e-4)
 
 
 def last_output(kind: str) -> LastOutput:

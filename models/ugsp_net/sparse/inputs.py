@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net import matching
+from ugsp_net import cpu, matching
 from ugsp_net.matching import TILE
 
 ROUND = 16
@@ -51,6 +51,10 @@ class SparseInputs:
     def rows(self, positions: Tensor) -> Tensor:
         """[U] flat positions over [B, H, W], each once -> [U + 1, 2 C + C' (+ matched) + 4 (+ 1)]: theirs, and a row
         of zeros."""
+        if self._compiled():
+            from ugsp_net.cpu import inputs as compiled
+
+            return compiled.rows(self, positions)
         height, width = self.flow.shape[-2:]
         flows = self.flow.transpose(0, 1).flatten(1)  # [4, B * H * W]: single values are read in a tenth of the time
         flow = flows.index_select(1, positions)  # [4, U]
@@ -65,6 +69,14 @@ class SparseInputs:
             matched = squares.match(parts[0], around, self.matching, self.dtype)
             parts += [around.index_select(0, squares.here), self._enlarged(picture, here), matched]
         return self._joined(parts, flow, picture)
+
+    def _compiled(self) -> bool:
+        """Whether compiled code makes rows."""
+        if self.flow.device.type != "cpu" or self.dtype != torch.float32 or not cpu.available():
+            return False
+        from ugsp_net.cpu import inputs as compiled
+
+        return compiled.compiles(self)
 
     def whole(self) -> Tensor:
         """All of them: [B, 2 C + C' (+ matched) + 4 (+ 1), H, W], channels last."""
