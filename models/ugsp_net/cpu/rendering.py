@@ -20,6 +20,7 @@ from ugsp_net.cpu.vectors import (
     store,
     store_pixels,
 )
+from ugsp_net.cpu.winograd import COLUMNS, ROWS, accumulate, put
 from ugsp_net.masks import block_side
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ SIDE = 16
 """Of the squares in which pixels are laid out as they are read."""
 NEAR = 32
 """Pixels."""
+BORDER = 4
+"""Numbers before and after those of a run."""
 
 
 def put_rendered(
@@ -116,6 +119,26 @@ def _within(position: Any, most: Any) -> Any:
     return position if position < most else most
 
 
+@inlined
+def _spread(numbers: Any, table: Any, kernel: Any, constant: Any, some: Any, columns: Any, out: Any) -> int:
+    """What the positions of a row put out that were computed, less what all others do, to [N, outputs], and their
+    columns. Returns N."""
+    count, inputs = 0, table.shape[1]
+    for column in range(len(columns)):
+        number = numbers[column + 1]
+        if number < len(table):
+            columns[count] = column
+            for index in range(inputs):
+                some[0, count * inputs + index] = table[number, index]
+            count += 1
+    for column in range(0, kernel.shape[1], COLUMNS):
+        low, high = load(constant, 0, column), load(constant, 0, column + COLUMNS // 2)
+        for row in range(0, count, ROWS):
+            sums = low, high, low, high, low, high, low, high, low, high, low, high
+            put(accumulate(sums, some, 0, row * inputs, inputs, inputs, kernel, 0, column), out, row, column)
+    return count
+
+
 @compiled
 def _render(
     picture: Any,
@@ -126,23 +149,28 @@ def _render(
     flow: Any,
     whole: Any,
     bands: Any,
-    starts: Any,
-    places: Any,
-    made: Any,
+    numbers: Any,
+    table: Any,
+    kernel: Any,
+    constant: Any,
     likelier: float,
     pace: Any,
     prior: Any,
     moving: Any,
     side: int,
 ) -> None:
-    """pixels, laid_out: of both frames, as in ``_lay_out``; whole to made: from ``LastOutput.lines``; side: pixels to
+    """pixels, laid_out: of both frames, as in ``_lay_out``; whole to constant: from ``LastOutput.lines``; side: pixels to
     one of moving, a multiple of 8."""
     height, width = frame0.shape[1:]
     rows, columns = flow.shape[1:]
     near, far, one = np.float32(0.75), np.float32(0.25), np.float32(1)
     lines = np.empty((PLANES, columns + 2), np.float32)
     lines[4] = 0
-    added = np.empty((OUTPUTS, width), np.float32)
+    added = np.empty((OUTPUTS, width + 2 * BORDER), np.float32)
+    # What positions of three of the last level's rows put out, which ones they are, and which row it is.
+    spread = np.empty((3, -(-columns // ROWS) * ROWS, kernel.shape[1]), np.float32)
+    read_by, there, known = np.empty((3, columns), np.intp), np.zeros(3, np.intp), np.full(3, -1, np.intp)
+    some = np.zeros((1, spread.shape[1] * table.shape[1]), np.float32)
     told = np.empty((PLANES, width), np.float32)
     at = np.empty((2, 3, width), np.int32)
     shares = np.empty((2, 4, width), np.float32)
@@ -168,7 +196,13 @@ def _render(
         i, odd = y // 2, y % 2
         beside = min(i + 1, rows - 1) if odd else max(i - 1, 0)
         band = 0 if y == 0 else (bands.shape[1] - 1 if y == height - 1 else 2 + odd)
-        number, computed = (0, 0) if whole.size else (starts[i], starts[i + 1])
+        near_rows = i, i + 1 if odd else i - 1
+        begun = np.zeros(2, np.intp)
+        for row in near_rows:
+            slot = row % 3
+            if numbers.size and 0 <= row < rows and known[slot] != row:
+                known[slot] = row
+                there[slot] = _spread(numbers[row + 1], table, kernel, constant, some, read_by[slot], spread[slot])
         for run in range(count):
             # All of a run's arrays begin with it: where indices might be negative, nothing is vectorized.
             start, stop = runs[run]
@@ -177,14 +211,22 @@ def _render(
                 given = whole[output, y, start:stop] if whole.size else bands[output, band, start:stop]
                 into = added[output]
                 for x in range(length):
-                    into[x] = given[x]
-            while number < computed and 2 * places[number] < stop:
-                x = 2 * places[number] - start
-                if x >= 0:
+                    into[x + BORDER] = given[x]
+            for which in range(2 if numbers.size else 0):
+                row, slot = near_rows[which], near_rows[which] % 3
+                tap = 4 * OUTPUTS * (y + 1 - 2 * row)
+                if not 0 <= row < rows:
+                    continue
+                # Four pixels of each position, of which the first is one before its own two.
+                while begun[which] < there[slot] and 2 * read_by[slot, begun[which]] + 2 < start:
+                    begun[which] += 1
+                for index in range(begun[which], there[slot]):
+                    x = 2 * read_by[slot, index] - 1 - start
+                    if x >= length:
+                        break
                     for output in range(OUTPUTS):
-                        added[output, x] = made[number, 4 * output + 2 * odd]
-                        added[output, x + 1] = made[number, 4 * output + 2 * odd + 1]
-                number += 1
+                        into_four = load4(added, output, x + BORDER) + load4(spread[slot], index, tap + 4 * output)
+                        store(into_four, added, output, x + BORDER)
             # A row of what is half the size, with a position more on both sides.
             before, after = int(start > 0), int(stop < width)
             low, high = start // 2 - before, stop // 2 + after
@@ -202,8 +244,8 @@ def _render(
                 share = pace[plane] if plane < 4 else one
                 always = likelier if plane == 4 else np.float32(0)
                 for k in range(half):
-                    into[2 * k] = near * line[k + 1] + far * line[k] + share * more[2 * k] + always
-                    into[2 * k + 1] = near * line[k + 1] + far * line[k + 2] + share * more[2 * k + 1] + always
+                    into[2 * k] = near * line[k + 1] + far * line[k] + share * more[2 * k + BORDER] + always
+                    into[2 * k + 1] = near * line[k + 1] + far * line[k + 2] + share * more[2 * k + 1 + BORDER] + always
             logit = told[4]
             for x in range(length):
                 first[x] = one / (one + _exp(-min(max(logit[x], np.float32(-80)), np.float32(80))))
@@ -246,9 +288,9 @@ def _render(
                         late += load4(pixels, 1, place + line_below) * same4(shares[1, 2, first_x + x])
                         late += load4(pixels, 1, place + line_below + 4) * same4(shares[1, 3, first_x + x])
                         store(blended + late, read, x, 0)
-                    store(load_first(read) + load(added, PLANES, first_x), red, y, start + first_x)
-                    store(load_second(read) + load(added, PLANES + 1, first_x), green, y, start + first_x)
-                    store(load_third(read) + load(added, PLANES + 2, first_x), blue, y, start + first_x)
+                    store(load_first(read) + load(added, PLANES, first_x + BORDER), red, y, start + first_x)
+                    store(load_second(read) + load(added, PLANES + 1, first_x + BORDER), green, y, start + first_x)
+                    store(load_third(read) + load(added, PLANES + 2, first_x + BORDER), blue, y, start + first_x)
 
 
 @compiled

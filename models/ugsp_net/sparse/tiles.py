@@ -116,8 +116,12 @@ class ActivePositions:
         corners = self._bordered(corners)
         self.source = self._around(corners, self._numbers(self._needed, 0, len(self.needed)), self.tile)
         """[T, (tile + 2)^2]: rows of a table that holds ``needed``, then a row of zeros for what is outside."""
-        self.around = self._around(corners, self._numbers(self._active[: self.count], self.zero, self.zero), self.tile)
+        numbers = self._numbers(self._active[: self.count], self.zero, self.zero)
+        self.around = self._around(corners, numbers, self.tile)
         """[T, (tile + 2)^2]: rows of a compact buffer."""
+        self.numbers = numbers.view(mask.shape[0], height + 2, width + 2)
+        """int32: the row of a compact buffer of every position of the level, and of those of a border of one; from
+        ``count`` on where there is none."""
 
     def read_by(self) -> Tensor:
         """What reads the level's output around each of ``needed``, [U, 9] int32: rows of a compact buffer with a row of
@@ -181,13 +185,14 @@ class LastOutput(Protocol):
     def part(self, rows: slice, columns: slice) -> Tensor:
         """A rectangle of it with even sides and an even corner, [B, 8, rows, columns] fp32."""
 
-    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One picture's for what reads it row by row, without making all of it.
+    def lines(self, picture: int) -> tuple[Tensor, ...]:
+        """One picture's for what reads it row by row, without making all of it. What does not apply is empty.
 
-        Either all of it, [8, H, W] fp32, or what it is where nothing was computed, [8, 8, W] fp32: the first row, two
-        that repeat from the third on, and the last. There, what was computed is told for each row of the level by where
-        its positions begin and end in a list, [H / 2 + 1], their columns [U], and their pixels [U, 32] fp32 (output,
-        row, column). What does not apply is empty.
+        Either all of it, [8, H, W] fp32; or what it is where nothing was computed, [8, 8, W] fp32: the first row, two
+        that repeat from the third on, and the last. There, what was computed is told by the number of each position of
+        the level, [H / 2 + 2, W / 2 + 2] int32 with a border, which is a row of a table [A, C] fp32 or none of it; by
+        what is made of such a row, [C, 128] (row, output, column), for the four by four pixels of which the middle four
+        are the position's; and by what is added to that, so that it is what differs from nothing computed, [1, 128].
         """
 
 
@@ -202,10 +207,10 @@ class DenseOutput:
         """As ``LastOutput.part``; a view."""
         return self.whole[:, :, rows, columns]
 
-    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def lines(self, picture: int) -> tuple[Tensor, ...]:
         """As ``LastOutput.lines``."""
-        none = torch.empty(0, dtype=torch.int64)
-        return self.whole[picture], self.whole.new_empty(0, 0, 0), none, none, self.whole.new_empty(0, 0)
+        nothing = self.whole.new_empty(0, 0)
+        return self.whole[picture], nothing[None], nothing.int(), nothing, nothing, nothing
 
 
 class ConstantOutput:
@@ -236,11 +241,11 @@ class ConstantOutput:
             out[:, :, -1] = bands[:, -1]
         return out
 
-    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def lines(self, picture: int) -> tuple[Tensor, ...]:
         """As ``LastOutput.lines``."""
-        starts = torch.zeros(self.height + 1, dtype=torch.int64)
         bands = self._bands.float()
-        return bands.new_empty(0, 0, 0), bands, starts, starts[:0], bands.new_empty(0, 0)
+        nothing = bands.new_empty(0, 0)
+        return nothing[None], bands, nothing.int(), nothing, nothing, nothing
 
 
 class _SparseOutput:
@@ -251,57 +256,51 @@ class _SparseOutput:
     ) -> None:
         """table: what ``_run_layers`` returns, activated."""
         self._constant = constant
+        self._positions = positions
         self._table = table
-        self._kernel, self._bias = synthesis.enlarge.as_3x3(table.dtype)
-        self._around = positions.read_by()
-        row = positions.needed // constant.width
-        self._column = positions.needed - row * constant.width
-        self._row = row % constant.height if constant.pictures > 1 else row
-        # Where each row of each picture begins among what is needed, and where the last one ends.
-        rows = torch.arange(constant.pictures * constant.height + 1, device=row.device)
-        self._starts = torch.searchsorted(positions.needed, rows * constant.width)
+        self._enlarge = synthesis.enlarge
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         """As ``LastOutput.part``."""
-        out = self._constant.part(rows, columns)
+        constant, needed = self._constant, self._positions.needed
+        out = constant.part(rows, columns)
         pictures, outputs, length, width = out.shape
+        all_around, (kernel, bias) = self._positions.read_by(), self._enlarge.as_3x3(self._table.dtype)
+        all_rows = needed // constant.width
+        all_columns = needed - all_rows * constant.width
+        # Where each row of each picture begins among what is needed, and where the last one ends.
+        starts = torch.arange(constant.pictures * constant.height + 1, device=needed.device)
+        starts = torch.searchsorted(needed, starts * constant.width).tolist()
+        all_rows = all_rows % constant.height if constant.pictures > 1 else all_rows
         pairs = out.view(torch.int64)  # two pixels of a row are written at once
         planes = torch.arange(outputs, device=out.device)[:, None] * (length * width // 2)
         within = (planes + torch.tensor([0, width // 2], device=out.device)).flatten()  # [16]
         first_row, first_column = rows.start // 2, columns.start // 2
-        starts = self._starts.tolist()
         for picture in range(pictures):
-            above = picture * self._constant.height
+            above = picture * constant.height
             start, stop = (starts[above + edge // 2] for edge in (rows.start, rows.stop))
             for some in _batches(start, stop, _at_once(self._table.dtype, out.device)):
-                around, row, column = self._around[some], self._row[some] - first_row, self._column[some] - first_column
-                if width < 2 * self._constant.width:
+                around, row, column = all_around[some], all_rows[some] - first_row, all_columns[some] - first_column
+                if width < 2 * constant.width:
                     inside = ((column >= 0) & (column < width // 2)).nonzero()[:, 0]
                     if not len(inside):
                         continue
                     around, row, column = (values.index_select(0, inside) for values in (around, row, column))
-                made = self._enlarged(around)
+                made = linear(_gathered(self._table, filled_up(around, ROUND)), kernel)
+                made = made[: len(around)].float().add_(bias)
                 place = row.mul_(width).add_(column)
                 pairs[picture].view(-1).scatter_(
                     0, (place[:, None] + within).flatten(), made.view(torch.int64).flatten()
                 )
         return out
 
-    def lines(self, picture: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def lines(self, picture: int) -> tuple[Tensor, ...]:
         """As ``LastOutput.lines``."""
-        height = self._constant.height
-        starts = self._starts[picture * height : (picture + 1) * height + 1]
-        first, last = int(starts[0]), int(starts[-1])
-        made = self._bias.new_empty(last - first, len(self._bias))
-        for some in _batches(first, last, _at_once(self._table.dtype, made.device)):
-            made[some.start - first : some.stop - first] = self._enlarged(self._around[some])
         whole, bands, *_ = self._constant.lines(picture)
-        return whole, bands, starts - first, self._column[first:last], made
-
-    def _enlarged(self, around: Tensor) -> Tensor:
-        """The pixels, [N, 32] fp32, of positions around which [N, 9] is read."""
-        made = linear(_gathered(self._table, filled_up(around, ROUND)), self._kernel)
-        return made[: len(around)].float().add_(self._bias)
+        kernel = self._enlarge.weight.float().permute(0, 2, 1, 3).flatten(1)  # [C, 4 * 8 * 4]
+        table, numbers = self._table[: self._positions.count].float(), self._positions.numbers[picture]
+        # The last row of the table is what is read where nothing was computed.
+        return whole, bands, numbers, table, kernel, -self._table[-1:].float() @ kernel
 
 
 def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tensor:
