@@ -34,18 +34,18 @@ SIDE = TILE + 2
 def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[Tensor]:
     """What the encoder makes of ``scale * frame + shift``. frame: [B, 3, H, W] fp32, sides multiples of 16."""
     features: list[Tensor] = []
-    source, planes = frame.contiguous(), True
+    (height, width), source = frame.shape[-2:], frame.flatten(2).contiguous()  # [B, 3, H * W]
     for level in encoder.levels:
         first, second = (conv for conv in level.children() if isinstance(conv, Conv))
         assert first.bias is not None
         assert second.bias is not None
-        height, width = (source.shape[-2:] if planes else source.shape[1:3])
-        made = frame.new_empty((len(frame), height // 2, width // 2, second.out_channels))
+        height, width = height // 2, width // 2
+        made = frame.new_empty((len(frame), height * width, second.out_channels))
         how = (*padded(first.kept(_taps), first.bias), *padded(second.kept(Winograd).kernel, second.bias))
         for one, out in zip(source.numpy(), made.numpy(), strict=True):
-            _level(one, planes, np.float32(scale), np.float32(shift), *how, np.float32(LEAKY_SLOPE), out)
-        features.append(made.permute(0, 3, 1, 2))
-        source, planes, scale, shift = made, False, 1.0, 0.0
+            _level(one, np.float32(scale), np.float32(shift), *how, np.float32(LEAKY_SLOPE), out, width)
+        features.append(made.view(len(frame), height, width, -1).permute(0, 3, 1, 2))
+        source, scale, shift = made.flatten(1)[:, None], 1.0, 0.0
     return features
 
 
@@ -54,25 +54,29 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0).flatten(0, 1)
 
 
-@inlined
-def _fill(source: Any, planes: bool, scale: float, shift: float, y: int, line: Any) -> None:
-    """A row of the source, one position from the line's begin."""
-    if planes:
+@compiled
+def _fill(source: Any, scale: float, shift: float, y: int, width: int, inputs: int, lines: Any, line: int) -> None:
+    """Row y of the source, of so many positions, one position from the begin of a line."""
+    if len(source) == 3:
         for channel in range(3):
-            row = source[channel, y]
-            for x in range(len(row)):
-                line[3 * x + 3 + channel] = scale * row[x] + shift
+            for x in range(width):
+                lines[line, 3 * x + 3 + channel] = scale * source[channel, y * width + x] + shift
     else:
-        row = source[y].reshape(-1)
-        first = source.shape[2]
-        for x in range(len(row)):
-            line[first + x] = row[x]
+        for index in range(width * inputs):
+            lines[line, inputs + index] = source[0, y * width * inputs + index]
+
+
+@compiled
+def _clear(values: Any, start: int, stop: int) -> None:
+    """Make rows zeros."""
+    for row in range(start, stop):
+        for column in range(values.shape[1]):
+            values[row, column] = np.float32(0)
 
 
 @compiled
 def _level(
     source: Any,
-    planes: bool,
     scale: float,
     shift: float,
     kernel: Any,
@@ -81,11 +85,13 @@ def _level(
     second_bias: Any,
     slope: float,
     out: Any,
+    columns: int,
 ) -> None:
-    """source: [3, H, W], of which scale and shift make what is convolved, or [H, W, C]; out: [H / 2, W / 2, K]."""
-    rows, columns, outputs = out.shape
+    """source: [3, H * W], of which scale and shift make what is convolved, or [1, H * W * C]; out: [H / 2 * columns,
+    K]."""
+    rows, outputs = out.shape[0] // columns, out.shape[1]
     inputs, tiles = kernel.shape[0] // 9, -(-columns // TILE)
-    leak, biases, second_biases = same(slope), bias.reshape(1, -1), second_bias.reshape(1, -1)
+    leak = same(slope)
     # Products make up to five positions too many, and the last tile reads some beyond the border.
     room = -(-max(columns, TILE * tiles) // ROWS) * ROWS + 2
     lines = np.zeros((3, 2 * (room + 1) * inputs), np.float32)
@@ -93,27 +99,27 @@ def _level(
     values = np.zeros((36 * STEP, outputs), np.float32)
     products = np.empty((36 * STEP, second_kernel.shape[1]), np.float32)
     half, read = np.empty((36, LANES), np.float32), np.empty(36, np.intp)
-    edge, target = np.empty((TILE * TILE, outputs), np.float32), out.reshape(-1, outputs)
+    edge = np.empty((TILE * TILE, outputs), np.float32)
     for top in range(0, rows, TILE):
         for row in range(top - 1 if top == 0 else top + 1, top + TILE + 1):
             place = row % SIDE * room
             if not 0 <= row < rows:
-                made[place : place + room] = 0
+                _clear(made, place, place + room)
                 continue
             for y in range(2 * row - 1 if row == 0 else 2 * row, 2 * row + 2):
                 if y < 0:
-                    lines[y % 3] = 0
+                    _clear(lines, 2, 3)
                 else:
-                    _fill(source, planes, scale, shift, y, lines[y % 3])
+                    _fill(source, scale, shift, y, 2 * columns, inputs, lines, y % 3)
             for column in range(0, kernel.shape[1], COLUMNS):
-                low, high = load(biases, 0, column), load(biases, 0, column + LANES)
+                low, high = load(bias, 0, column), load(bias, 0, column + LANES)
                 for x in range(0, columns, ROWS):
                     sums = low, high, low, high, low, high, low, high, low, high, low, high
                     for tap in range(3):
                         line, first = (2 * row - 1 + tap) % 3, 3 * tap * inputs
                         sums = accumulate(sums, lines, line, 2 * x * inputs, 2 * inputs, 3 * inputs, kernel, first, column)
                     put(leaky(sums, leak), made, place + 1 + x, column)
-            made[place + 1 + columns : place + room] = 0
+            _clear(made, place + 1 + columns, place + room)
         for begin in range(0, tiles, STEP):
             count = min(STEP, tiles - begin)
             for tile in range(count):
@@ -126,9 +132,10 @@ def _level(
             for tile in range(count):
                 left = TILE * (begin + tile)
                 if top + TILE <= rows and left + TILE <= columns:
-                    back(products, tile, second_biases, leak, half, target, top * columns + left, columns)
+                    back(products, tile, second_bias, slope, half, out, top * columns + left, columns)
                 else:
-                    back(products, tile, second_biases, leak, half, edge, 0, TILE)
+                    back(products, tile, second_bias, slope, half, edge, 0, TILE)
                     for y in range(min(TILE, rows - top)):
                         for x in range(min(TILE, columns - left)):
-                            out[top + y, left + x] = edge[TILE * y + x]
+                            for output in range(outputs):
+                                out[(top + y) * columns + left + x, output] = edge[TILE * y + x, output]

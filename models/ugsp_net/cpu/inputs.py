@@ -71,7 +71,7 @@ def _flat(source: Tensor) -> tuple[Any, int, int, int, int]:
     return source.as_strided((1, length), (length, 1)).numpy(), height, width, down, across
 
 
-@inlined
+@compiled
 def _read(source: Any, x: float, y: float, channels: int, out: Any, row: int, column: int) -> None:
     """A map between its positions, border values repeated, to a row of ``out`` from a column on."""
     numbers, height, width, down, across = source
@@ -129,9 +129,9 @@ def _rows(
         return
     leak, least = same(slope), np.float32(1e-6)
     side, reach = 2 * radius + 1, SIDE + 2 * radius
-    numbers = np.full(height * width, -1, np.int32)
+    numbers = np.zeros(height * width, np.int32)  # from 1 on
     for number in range(len(places)):
-        numbers[places[number]] = number
+        numbers[places[number]] = number + 1
     window, scales = np.empty((reach * reach, channels), np.float32), np.empty(reach * reach, np.float32)
     found = np.empty(side * side, np.float32)
     for top in range(0, height, SIDE):
@@ -139,7 +139,7 @@ def _rows(
             wanted = False
             for y in range(top, min(top + SIDE, height)):
                 for x in range(first, min(first + SIDE, width)):
-                    wanted |= numbers[y * width + x] >= 0
+                    wanted |= numbers[y * width + x] > 0
             if not wanted:
                 continue
             for y in range(top - radius, top + SIDE + radius):
@@ -154,7 +154,7 @@ def _rows(
                         scales[at] = one / np.sqrt(_product(window, at, window, at, channels) + least)
             for y in range(top, min(top + SIDE, height)):
                 for x in range(first, min(first + SIDE, width)):
-                    number = numbers[y * width + x]
+                    number = numbers[y * width + x] - 1
                     if number < 0:
                         continue
                     corner = (y - top) * reach + x - first

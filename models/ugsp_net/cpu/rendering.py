@@ -55,16 +55,16 @@ def put_rendered(
     moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
     side = block_side(moving, height, width)
     # Of memory that is never touched nothing is taken.
-    pixels = np.empty((2, 4 * height * width), np.float32)
+    pixels = np.empty((2, height, 4 * width), np.float32)
     for index in range(len(picture)):
         laid_out = np.zeros((2, -(-height // SIDE), -(-width // SIDE)), np.bool_)
-        when, made, there = float(t[index]), picture[index].numpy(), plain(moving[index, 0])
-        frames = frame0[index].numpy(), frame1[index].numpy()
+        when, made, there = float(t[index]), _flat(picture[index]), plain(moving[index, 0])
+        frames = _flat(frame0[index]), _flat(frame1[index])
         likelier = np.float32(np.log((1 - when) / when))
         before = _NOTHING if prior is None else plain(prior[index, 0])
         added = [plain(values) for values in out.lines(index)]
         how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
-        _render(made, *frames, pixels, laid_out, *how, there, side)
+        _render(made, *frames, pixels.reshape(2, -1), *pixels, laid_out, *how, there, side)
         if still is not None:
             _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
 
@@ -72,20 +72,25 @@ def put_rendered(
 _NOTHING = np.empty((0, 0), np.float32)
 
 
-@inlined
-def _lay_out(planes: Any, pixels: Any, laid_out: Any, rows: Any, columns: Any) -> None:
-    """Of planes [3, H, W], W at least 8, make pixels [1, 4 * H * W] of four numbers, of which the last is nothing, in
-    all squares that hold some of the rows and columns."""
-    height, width = planes.shape[1:]
-    red, green, blue = planes[0], planes[1], planes[2]
-    for down in range(rows[0] // SIDE, rows[1] // SIDE + 1):
-        for across in range(columns[0] // SIDE, columns[1] // SIDE + 1):
-            if not laid_out[down, across]:
-                laid_out[down, across] = True
-                for y in range(SIDE * down, min(SIDE * (down + 1), height)):
-                    for start in range(SIDE * across, min(SIDE * (across + 1), width), 8):
-                        x = min(start, width - 8)
-                        store_pixels(load(red, y, x), load(green, y, x), load(blue, y, x), pixels, 0, 4 * (y * width + x))
+def _flat(planes: Tensor) -> tuple[Any, int, int]:
+    """Planes [3, H, W] with rows of one piece as one line of numbers [1, N], and how many numbers planes and rows are
+    apart: one kind of array for whole pictures and parts of them, since each kind takes seconds to compile."""
+    plane, row = planes.stride(0), planes.stride(1)
+    length = 2 * plane + (planes.shape[1] - 1) * row + planes.shape[2]
+    return planes.as_strided((1, length), (length, 1)).numpy(), plane, row
+
+
+@compiled
+def _lay_out(planes: Any, pixels: Any, top: int, left: int, bottom: int, right: int) -> None:
+    """Of a rectangle of planes from ``_flat`` make pixels [H, 4 * W] of four numbers, of which the last is nothing. Its
+    sides are at least 8."""
+    numbers, plane, row = planes
+    for y in range(top, bottom):
+        for start in range(left, right, 8):
+            x = min(start, right - 8)
+            at = y * row + x
+            red, green, blue = load(numbers, 0, at), load(numbers, 0, at + plane), load(numbers, 0, at + 2 * plane)
+            store_pixels(red, green, blue, pixels, y, 4 * x)
 
 
 @inlined
@@ -119,7 +124,7 @@ def _within(position: Any, most: Any) -> Any:
     return position if position < most else most
 
 
-@inlined
+@compiled
 def _spread(numbers: Any, table: Any, kernel: Any, constant: Any, some: Any, columns: Any, out: Any) -> int:
     """What the positions of a row put out that were computed, less what all others do, to [N, outputs], and their
     columns. Returns N."""
@@ -145,6 +150,8 @@ def _render(
     frame0: Any,
     frame1: Any,
     pixels: Any,
+    pixels0: Any,
+    pixels1: Any,
     laid_out: Any,
     flow: Any,
     whole: Any,
@@ -161,21 +168,21 @@ def _render(
 ) -> None:
     """pixels, laid_out: of both frames, as in ``_lay_out``; whole to constant: from ``LastOutput.lines``; side: pixels to
     one of moving, a multiple of 8."""
-    height, width = frame0.shape[1:]
     rows, columns = flow.shape[1:]
+    height, width = 2 * rows, 2 * columns
     near, far, one = np.float32(0.75), np.float32(0.25), np.float32(1)
-    lines = np.empty((PLANES, columns + 2), np.float32)
-    lines[4] = 0
+    lines = np.zeros((PLANES, columns + 2), np.float32)
     added = np.empty((OUTPUTS, width + 2 * BORDER), np.float32)
     # What positions of three of the last level's rows put out, which ones they are, and which row it is.
     spread = np.empty((3, -(-columns // ROWS) * ROWS, kernel.shape[1]), np.float32)
-    read_by, there, known = np.empty((3, columns), np.intp), np.zeros(3, np.intp), np.full(3, -1, np.intp)
+    read_by, there, known = np.empty((3, columns), np.intp), np.zeros(3, np.intp), np.zeros(3, np.intp)
     some = np.zeros((1, spread.shape[1] * table.shape[1]), np.float32)
+    begun = np.zeros(2, np.intp)
     told = np.empty((PLANES, width), np.float32)
     at = np.empty((2, 3, width), np.int32)
     shares = np.empty((2, 4, width), np.float32)
     read = np.empty((8, 4), np.float32)
-    red, green, blue = picture[0], picture[1], picture[2]
+    into_picture, plane_step, row_step = picture
     first = np.empty(width, np.float32)
     runs = np.empty((moving.shape[1], 2), np.intp)
     line_below = 4 * width
@@ -197,11 +204,11 @@ def _render(
         beside = min(i + 1, rows - 1) if odd else max(i - 1, 0)
         band = 0 if y == 0 else (bands.shape[1] - 1 if y == height - 1 else 2 + odd)
         near_rows = i, i + 1 if odd else i - 1
-        begun = np.zeros(2, np.intp)
+        begun[0] = begun[1] = 0
         for row in near_rows:
             slot = row % 3
-            if numbers.size and 0 <= row < rows and known[slot] != row:
-                known[slot] = row
+            if numbers.size and 0 <= row < rows and known[slot] != row + 1:
+                known[slot] = row + 1
                 there[slot] = _spread(numbers[row + 1], table, kernel, constant, some, read_by[slot], spread[slot])
         for run in range(count):
             # All of a run's arrays begin with it: where indices might be negative, nothing is vectorized.
@@ -273,8 +280,18 @@ def _render(
                 if moving[y // side, (start + begin) // side] == 0:
                     continue
                 end = begin + side
-                _lay_out(frame0, pixels[0:1], laid_out[0], _span(at[0, 0], begin, end), _span(at[0, 1], begin, end))
-                _lay_out(frame1, pixels[1:2], laid_out[1], _span(at[1, 0], begin, end), _span(at[1, 1], begin, end))
+                for frame in range(2):
+                    first_row, last_row = _span(at[frame, 0], begin, end)
+                    first_column, last_column = _span(at[frame, 1], begin, end)
+                    for down in range(first_row // SIDE, last_row // SIDE + 1):
+                        for across in range(first_column // SIDE, last_column // SIDE + 1):
+                            if not laid_out[frame, down, across]:
+                                laid_out[frame, down, across] = True
+                                below, right_ = min(SIDE * (down + 1), height), min(SIDE * (across + 1), width)
+                                if frame == 0:
+                                    _lay_out(frame0, pixels0, SIDE * down, SIDE * across, below, right_)
+                                else:
+                                    _lay_out(frame1, pixels1, SIDE * down, SIDE * across, below, right_)
                 for first_x in range(begin, end, 8):
                     for x in range(8):
                         place = np.intp(at[0, 2, first_x + x])
@@ -288,9 +305,10 @@ def _render(
                         late += load4(pixels, 1, place + line_below) * same4(shares[1, 2, first_x + x])
                         late += load4(pixels, 1, place + line_below + 4) * same4(shares[1, 3, first_x + x])
                         store(blended + late, read, x, 0)
-                    store(load_first(read) + load(added, PLANES, first_x + BORDER), red, y, start + first_x)
-                    store(load_second(read) + load(added, PLANES + 1, first_x + BORDER), green, y, start + first_x)
-                    store(load_third(read) + load(added, PLANES + 2, first_x + BORDER), blue, y, start + first_x)
+                    target = y * row_step + start + first_x
+                    store(load_first(read) + load(added, PLANES, first_x + BORDER), into_picture, 0, target)
+                    store(load_second(read) + load(added, PLANES + 1, first_x + BORDER), into_picture, 0, target + plane_step)
+                    store(load_third(read) + load(added, PLANES + 2, first_x + BORDER), into_picture, 0, target + 2 * plane_step)
 
 
 @compiled
@@ -312,6 +330,8 @@ def _put_still(picture: Any, frame0: Any, frame1: Any, still: Any, when: float, 
                     share = near * here + far * (near * still[i, other] + far * still[beside, other])
                     x = 2 * j + odd
                     for channel in range(3):
-                        early, late = frame0[channel, y, x], frame1[channel, y, x]
-                        made = picture[channel, y, x]
-                        picture[channel, y, x] = made + share * (early + when * (late - early) - made)
+                        early = frame0[0][0, channel * frame0[1] + y * frame0[2] + x]
+                        late = frame1[0][0, channel * frame1[1] + y * frame1[2] + x]
+                        at = channel * picture[1] + y * picture[2] + x
+                        made = picture[0][0, at]
+                        picture[0][0, at] = made + share * (early + when * (late - early) - made)

@@ -23,10 +23,10 @@ of three took a tenth longer."""
 
 
 def padded(kernel: Tensor, bias: Tensor | None) -> tuple[Any, Any]:
-    """What ``convolve`` takes: kernel [N, C, K] as [N * C, K'] and bias [K'], with columns of zeros up to a multiple."""
+    """What ``convolve`` takes: kernel [N, C, K] as [N * C, K'] and bias [1, K'], with columns of zeros up to a multiple."""
     missing = -kernel.shape[-1] % COLUMNS
     bias = kernel.new_zeros(kernel.shape[-1]) if bias is None else bias
-    return plain(F.pad(kernel, (0, missing)).flatten(0, 1)), plain(F.pad(bias, (0, missing)))
+    return plain(F.pad(kernel, (0, missing)).flatten(0, 1)), plain(F.pad(bias, (0, missing))[None])
 
 
 def convolve(rows: Tensor, around: Tensor, kernel: tuple[Any, Any], slope: float, out: Tensor) -> None:
@@ -62,7 +62,7 @@ def _home(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
     return a + near + far, odd + two * beyond, near + four * far, odd + eight * beyond + f
 
 
-@inlined
+@compiled
 def transform(rows: Any, read: Any, half: Any, out: Any, place: int) -> None:
     """What a tile reads, brought where a convolution is a product. rows: [R, C]; read: [36], which of them; half:
     [36, 8], overwritten; out: [36 * STEP, C], of which every ``STEP``-th row from ``place`` on is filled."""
@@ -103,16 +103,15 @@ def transform(rows: Any, read: Any, half: Any, out: Any, place: int) -> None:
             store(made[5], out, row + 5 * STEP, first)
 
 
-@inlined
+@compiled
 def multiply(values: Any, kernel: Any, products: Any, count: int) -> None:
     """Products of each of 36 numbers. values: [36 * STEP, C]; kernel: [36 * C, K], K a multiple of 16; products:
     [36 * STEP, K], of which the first rows of each number are filled, ``count`` and up to five more."""
     inputs, outputs = values.shape[1], products.shape[1]
-    flat = values.reshape(1, -1)
     for number in range(36):
         for column in range(0, outputs, COLUMNS):
             for row in range(number * STEP, number * STEP + count, ROWS):
-                made = accumulate(nothing(), flat, 0, row * inputs, inputs, inputs, kernel, number * inputs, column)
+                made = accumulate(nothing(), values, 0, row * inputs, inputs, inputs, kernel, number * inputs, column)
                 put(made, products, row, column)
 
 
@@ -171,11 +170,11 @@ def put(sums: Any, out: Any, row: int, column: int) -> None:
     store(sums[11], out, row + 5, column + LANES)
 
 
-@inlined
-def back(products: Any, place: int, bias: Any, leak: Any, half: Any, out: Any, first_row: int, down: int) -> None:
+@compiled
+def back(products: Any, place: int, bias: Any, slope: float, half: Any, out: Any, first_row: int, down: int) -> None:
     """From products to what the convolution makes of a tile, as ``transform`` has them. out: [R, K]; the tile's rows of
     four positions are ``down`` rows of it apart."""
-    channels = out.shape[1]
+    channels, leak = out.shape[1], same(slope)
     for start in range(0, channels, LANES):
         first = min(start, channels - LANES)
         always = load(bias, 0, first)
@@ -237,7 +236,7 @@ def leaky(sums: Any, leak: Any) -> Any:
 @compiled
 def _convolve(rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out: Any) -> None:
     inputs, outputs, tiles = rows.shape[1], kernel.shape[1], around.shape[0]
-    leak, biases, half = same(slope), bias.reshape(1, -1), np.empty((36, LANES), np.float32)
+    half = np.empty((36, LANES), np.float32)
     values, products = np.zeros((36 * STEP, inputs), np.float32), np.empty((36 * STEP, outputs), np.float32)
     for first in range(0, tiles, STEP):
         count = min(STEP, tiles - first)
@@ -245,4 +244,4 @@ def _convolve(rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out:
             transform(rows, around[first + tile], half, values, tile)
         multiply(values, kernel, products, count)
         for tile in range(count):
-            back(products, tile, biases, leak, half, out, 16 * (first + tile), 4)
+            back(products, tile, bias, slope, half, out, 16 * (first + tile), 4)
