@@ -14,6 +14,7 @@ from ugsp_cli import timing
 from ugsp_cli.cli import cli
 from ugsp_net import checkpoint
 from ugsp_net.cost import network_cost
+from ugsp_net.cpu import only_torch
 from ugsp_net.network import UGSP, Encoding
 
 
@@ -82,7 +83,7 @@ def test_the_masks_have_the_density_and_are_nested() -> None:
 
 def test_the_products_that_are_replayed_are_those_of_the_network() -> None:
     net, frames = small_net(), torch.rand(2, 3, 64, 96)
-    with torch.inference_mode(), timing._Recorder() as recorder:
+    with torch.inference_mode(), timing._Recorder() as recorder, only_torch():
         net(frames[:1], frames[1:], torch.tensor([0.5]))
     macs = 0
     for func, args, _ in recorder.calls:

@@ -23,11 +23,10 @@ from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles
 from ugsp_net.sparse.inputs import DenseInputs, Matching, SparseInputs
 
 
-def both(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]) -> tuple[Any, Any]:
+def both(make: Callable[[], Any]) -> tuple[Any, Any]:
     """What is made by torch and by compiled code."""
     with torch.inference_mode():
-        with monkeypatch.context() as patched:
-            patched.setattr(cpu, "available", lambda: False)
+        with cpu.only_torch():
             in_torch = make()
         return in_torch, make()
 
@@ -66,7 +65,7 @@ def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypat
     def compare(*arguments: Any) -> tuple[Tensor, Tensor]:
         nonlocal sizes
         sizes += 1
-        in_torch, compiled = both(monkeypatch, lambda: of_size(*arguments))
+        in_torch, compiled = both(lambda: of_size(*arguments))
         for one, other in zip(in_torch, compiled, strict=True):
             assert one.shape == other.shape
             assert ((one - other).abs() > 0.01).float().mean() < 0.02
@@ -79,13 +78,13 @@ def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypat
     assert sizes == (1 if min(height, width) < 48 else 4 if height < 192 else 5)
 
 
-def test_every_step_for_colours_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_for_colours_is_the_same() -> None:
     pictures = 255 * torch.stack([texture(44, 60, seed)[0] for seed in (0, 1)])
     grid, chosen = (11, 15), torch.tensor([[3, 77, 164], [0, 14, 90]])
     flow = 3 * torch.randn(2, 11 * 15, 2)
     near = flow.gather(1, chosen[..., None].expand(-1, -1, 2))
-    assert_alike(both(monkeypatch, lambda: search._miscoloured(pictures, pictures.flip(0), grid, flow)), 1e-3)
-    made = both(monkeypatch, lambda: search._look_for_colours(pictures, pictures.flip(0), grid, chosen, near))
+    assert_alike(both(lambda: search._miscoloured(pictures, pictures.flip(0), grid, flow)), 1e-3)
+    made = both(lambda: search._look_for_colours(pictures, pictures.flip(0), grid, chosen, near))
     assert_alike(tuple(costs[1:] for costs in made), 1e-3)  # two flows may cost the same
     assert (made[0][0] - made[1][0]).abs().median() < 1e-4
     assert (made[0][2] < 0.9 * made[0][1]).all()
@@ -93,7 +92,7 @@ def test_every_step_for_colours_is_the_same(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("sides", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("motion", [0.5, 60.0])
-def test_paths_are_the_same(sides: tuple[bool, bool], motion: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_the_same(sides: tuple[bool, bool], motion: float) -> None:
     """Of motion that leads there and back, and of such that shows a cut, in pictures of odd sizes."""
 
     def flow(there: Tensor) -> Tensor:
@@ -110,36 +109,37 @@ def test_paths_are_the_same(sides: tuple[bool, bool], motion: float, monkeypatch
     before, after = (flow(ways[0] + 0.1 * ways[1]) if there_is else None for there_is in sides)
     intervals, still = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), (torch.rand(2, 1, 46, 74) > 0.9).float()
     for arguments in ((between, before, after), (between, before, after, intervals, still)):
-        traced = both(monkeypatch, partial(traced_by, *arguments))
+        traced = both(partial(traced_by, *arguments))
         assert_alike(traced, 1e-3 if motion > 1 else 1e-4)
         assert bool(paths.is_cut(traced[0][0]).any()) == (motion > 1)
         for t in (torch.tensor([0.3, 0.5]), torch.tensor([0.9, 0.7])):
-            assert_alike(both(monkeypatch, partial(carried, traced[0][0], t)), 1e-4)
+            assert_alike(both(partial(carried, traced[0][0], t)), 1e-4)
 
 
-def test_masks_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_see_the_same() -> None:
     frames = busy(96, 160)
     frames[1][0, :, 40:60, 30:90] = frames[0][0, :, 40:60, 30:90] = (torch.rand(3, 20, 60) > 0.5).float()
-    changed = both(monkeypatch, lambda: (masks.change(*frames),))
+    changed = both(lambda: (masks.change(*frames),))
     assert_alike(changed, 1e-6)
     change = changed[0][0]
-    assert_alike(both(monkeypatch, lambda: pooling.over_blocks(change, 16)), 1e-6)
-    assert_alike(both(monkeypatch, lambda: (masks._share_below(change[:, :1], masks.SAME, 16),)), 1e-6)
-    edges = both(monkeypatch, lambda: masks._rooted_edges(*frames, change))
+    assert_alike(both(lambda: pooling.over_blocks(change, 16)), 1e-6)
+    assert_alike(both(lambda: (masks._share_below(change[:, :1], masks.SAME, 16),)), 1e-6)
+    edges = both(lambda: masks._rooted_edges(*frames, change))
     assert_alike(edges)
     assert edges[0][0].max() == 1
     # Of a part of a picture, whose rows do not lie one behind the other.
     part = [whole[..., 16:80, 32:128] for whole in (*frames, change)]
-    assert_alike(both(monkeypatch, lambda: masks._rooted_edges(*part)))
+    assert_alike(both(lambda: masks._rooted_edges(*part)))
 
 
 @pytest.mark.parametrize(("channels", "side"), [(32, 4), (20, 2), (8, 1)])
-def test_logits_are_the_same(channels: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_are_the_same(channels: int, side: int) -> None:
     parent = (torch.rand(2, 1, 5, 6) > 0.5).float()
     weight, bias = torch.randn(1, channels, 3, 3), torch.randn(1)
     feature = torch.randn(2, 5 * side, 6 * side, channels + 4).permute(0, 3, 1, 2)
+    logits: Any = masks.block_logits
     for some in (feature[:, 4:], feature[:, 4:].contiguous()):
-        made = both(monkeypatch, lambda some=some: (masks.block_logits(some, weight, bias, side, parent),))
+        made = both(partial(lambda some: (logits(some, weight, bias, side, parent),), some))
         assert_alike(made, 1e-4)
     assert made[0][0].ne(0).float().equal(parent)
 
@@ -155,18 +155,22 @@ def test_features_are_the_same(
     for conv in net.encoder.modules():
         if isinstance(conv, Conv):
             torch.nn.init.normal_(conv.bias)  # type: ignore[arg-type]
-    assert_alike(both(monkeypatch, lambda: net.encode(frames).features), 1e-4)
+    assert_alike(both(lambda: net.encode(frames).features), 1e-4)
 
 
 @pytest.mark.parametrize("radius", [0, 2])
 @pytest.mark.parametrize(("height", "width"), [(20, 28), (22, 12)])
-def test_level_inputs_are_the_same(radius: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_level_inputs_are_the_same(radius: int, height: int, width: int) -> None:
     """Of maps that are parts of larger ones, with flow that leads far out of them."""
 
     def channels_last(channels: int, height: int, width: int) -> Tensor:
         return torch.randn(2, height + 2, width + 3, channels + 4).permute(0, 3, 1, 2)[:, 4:, 1:-1, 2:-1]
 
-    left, right, above = channels_last(16, height, width), channels_last(16, height, width), channels_last(24, height // 2, width // 2)
+    left, right, above = (
+        channels_last(16, height, width),
+        channels_last(16, height, width),
+        channels_last(24, height // 2, width // 2),
+    )
     flow, t = 4 * torch.randn(2, 4, height, width), torch.tensor([0.3, 0.6])
     reduce = Convolutions(Conv(25, 8, kernel=1), Activation("leaky", 8))
     how = Matching(2, reduce) if radius else None
@@ -174,7 +178,7 @@ def test_level_inputs_are_the_same(radius: int, height: int, width: int, monkeyp
     for share in (0.02, 0.5, 1.0):
         positions = (torch.rand(2 * height * width) < share).nonzero()[:, 0]
         assert inputs._compiled()
-        assert_alike(both(monkeypatch, lambda positions=positions: (inputs.rows(positions),)), 1e-4)
+        assert_alike(both(partial(lambda positions: (inputs.rows(positions),), positions)), 1e-4)
 
 
 def last_output(kind: str) -> LastOutput:
@@ -196,14 +200,15 @@ def last_output(kind: str) -> LastOutput:
 @pytest.mark.parametrize("kind", ["dense", "constant", "sparse"])
 @pytest.mark.parametrize("everywhere", [True, False])
 @pytest.mark.parametrize("found", [False, True])
-def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool) -> None:
     """With flow that leads far out of the picture, in a picture and in a part of a larger one."""
     frame0, frame1 = torch.rand(2, 2, 3, 96, 96)[..., 8:72, 8:88]
     flow, pace, t = 6 * torch.randn(2, 4, 32, 40), torch.rand(2, 4, 1, 1), torch.tensor([0.3, 0.6])
     prior, still = torch.randn(2, 1, 32, 40), (torch.rand(2, 1, 32, 40) > 0.8).float()
     moving = torch.zeros(2, 1, 4, 5)
     moving[0, 0, 1:3, 1:3], moving[0, 0, 3, 3:], moving[1, 0, 0], moving[1, 0, 2, ::2] = 1, 1, 1, 1
-    out, put = last_output(kind), rendering.put_rendered
+    out = last_output(kind)
+    put: Any = rendering.put_rendered
     last: Any = (prior, still) if found else (None, None)
 
     def render(frame0: Tensor, frame1: Tensor) -> list[Tensor]:
@@ -213,7 +218,7 @@ def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool, monkeyp
         return [picture]
 
     for frames in ((frame0, frame1), (frame0.contiguous(), frame1.contiguous())):
-        assert_alike(both(monkeypatch, partial(render, *frames)), 1e-4)
+        assert_alike(both(partial(render, *frames)), 1e-4)
 
 
 def test_flow_that_is_no_number_reads_nothing_outside() -> None:
@@ -234,9 +239,7 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 47)])
 @pytest.mark.parametrize("shifts", [(1, 1), (0, 1), (0, 0)])
 @pytest.mark.parametrize("bits", [8, 10])
-def test_colours_are_the_same(
-    height: int, width: int, shifts: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colours_are_the_same(height: int, width: int, shifts: tuple[int, int], bits: int) -> None:
     top, unit = 2**bits - 1, 2.0 ** (bits - 8)
     sides = [(height, width), *2 * [(-(-height // (1 + shifts[0])), -(-width // (1 + shifts[1])))]]
     planes = [torch.randint(0, top + 1, side, dtype=torch.int32) for side in sides]
@@ -244,14 +247,14 @@ def test_colours_are_the_same(
     to_rgb: Any = colour._to_rgb
     to_planes: Any = colour._to_planes
     how = (16 * unit, 219 * unit, 128 * unit, 224 * unit), 0.2126, 0.0722, shifts
-    rgb = both(monkeypatch, lambda: (to_rgb(*codes, *how),))
+    rgb = both(lambda: (to_rgb(*codes, *how),))
     assert_alike(rgb, 1e-6)
-    back = both(monkeypatch, lambda: to_planes(rgb[0][0].repeat(2, 1, 1, 1), *how, top))
+    back = both(lambda: to_planes(rgb[0][0].repeat(2, 1, 1, 1), *how, top))
     for one, other, plane in zip(*back, planes, strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one.int(), other.int())
         assert torch.equal(one.int(), plane.expand(2, -1, -1))
-    beyond = both(monkeypatch, lambda: to_planes(4 * rgb[0][0] - 1, *how, top))
+    beyond = both(lambda: to_planes(4 * rgb[0][0] - 1, *how, top))
     for one, other in zip(*beyond, strict=True):
         assert (one.int() - other.int()).abs().max() <= 1  # halves are rounded either way
         assert one.int().max() == top

@@ -544,3 +544,22 @@ def test_the_shipped_network_finds_large_motion() -> None:
     assert inner.tolist() == pytest.approx([-40, 0, 40, 0], abs=2)
     error = (made.frame - truth)[..., 96:-96, 160:-160].square().mean()
     assert -10 * error.log10() > 18
+
+
+def test_the_dense_network_by_tiles_is_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tiles are faster whatever is active, nothing else computes it."""
+    monkeypatch.setattr("ugsp_net.sparse.winograd.pays", lambda dtype, device: True)
+    net, frames, t = (
+        small_net(dataclasses.replace(SMALL, widths=(12, 12, 12, 12))),
+        torch.rand(2, 3, 64, 96),
+        torch.tensor([0.5]),
+    )
+    with torch.inference_mode():
+        first, second = net.encode(frames).chunk(2)
+        coarse = net.coarse(first, second, net.find(frames[:1], frames[1:], t), t)
+        how = frames[:1], frames[1:], first, second, coarse, t
+        reference, tiles = (net.interpolate(*how, backend=backend) for backend in ("reference", "tiles"))
+    assert reference.hidden is not None
+    assert tiles.hidden is None
+    assert tiles.masks == ()
+    torch.testing.assert_close(tiles.frame, reference.frame, atol=1e-4, rtol=1e-4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,10 +15,10 @@ from ugsp_net.search import POINT, inverse_search, search_macs
 
 
 @pytest.fixture(params=["torch", "compiled"], autouse=True)
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """The search in torch, and by what is compiled for processors."""
-    if request.param == "torch":
-        monkeypatch.setattr(cpu, "available", lambda: False)
+    with cpu.only_torch() if request.param == "torch" else nullcontext():
+        yield
 
 
 def texture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -175,7 +178,6 @@ def test_learning_does_not_reach_into_the_search() -> None:
 
 
 def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "available", lambda: False)
     read = 0
     sample = F.grid_sample
 
@@ -186,7 +188,8 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(F, "grid_sample", counting)
     frames = texture(112, 208), texture(112, 208, seed=1)
-    inverse_search(*frames)
+    with cpu.only_torch():
+        inverse_search(*frames)
     # Patches, rounds, compared positions and flows to begin with, at a half, a quarter, an eighth and a sixteenth of
     # the size: at the last one all displacements are tried, at the others what the smaller one found, and at the first
     # what the other direction has. In the end a quarter of the positions say how well a patch fits.

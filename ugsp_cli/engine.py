@@ -191,6 +191,7 @@ class Interpolator:
         self.parameters = sum(parameter.numel() for parameter in weights.net.parameters())
         self.device = str(device)
         self.precision = precision
+        self._backend = backend
         self.backend = backend if options.pruning else "dense"
         self.strides = tuple(STRIDES[index] for index in PRUNED)
         self._device = device
@@ -366,7 +367,7 @@ class Interpolator:
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
         changed = _joined([one.changed for one in ready])
         t = torch.tensor([one.request.t for one in ready], device=self._device, dtype=torch.float32)
-        backend = "reference" if self._gate is None else self.backend
+        backend = self._backend
         factor = self._portions.factor(height, width)
         if len(windows) == 1:
             window = ready[0].seen

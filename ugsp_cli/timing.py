@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ugsp_cli.console import Display
 from ugsp_cli.engine import Interpolator
 from ugsp_net.cost import PRUNED, network_cost
+from ugsp_net.cpu import only_torch
 from ugsp_net.masks import fixed_gate
 from ugsp_net.network import UGSP
 from ugsp_net.paths import carry, trace
@@ -154,7 +155,7 @@ def _measure_size(
             spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())
         medians = {stage: median(seconds[stage] for seconds in found[kind]) for stage in STAGES}
         measured.append(Measured(kind, medians, spent / dense))
-    with _Recorder() as recorder:
+    with _Recorder() as recorder, only_torch():
         list(run(None))
     alone = []
     for _ in range(turns + 1):

@@ -36,7 +36,6 @@ class Conv(nn.Conv2d):
         made = F.conv2d(x, weight, bias, self.stride, self.padding)
         return made if activation is None else activation(made)
 
-
     def kept(self, make: Callable[[Tensor], Made]) -> Made:
         """``make(weight)``, by which it is known, as it was made before if the weight is the same."""
         if self.weight.is_inference():  # which does not tell when it changes

@@ -336,7 +336,7 @@ class UGSP(nn.Module):
         """The frame at the instant t between two frames.
 
         frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
-        in (0, 1). Without a gate nothing is pruned, which is the dense network exactly. With one, blocks in which
+        in (0, 1). Without a gate nothing is pruned: the dense network. With one, blocks in which
         nothing moves are pruned without asking it, and there both frames are blended where they are. changed: what
         ``change`` makes of the frames, if it is known; motion: whether flow and blend are wanted at full size; picture:
         both frames blended as they are, [B, 3, H, W], perhaps part of a larger picture: where flow is not wanted and
@@ -352,7 +352,9 @@ class UGSP(nn.Module):
             above = states[-1]
             mask = None
             parent = masks[-1] if masks else moving
-            grid = [STRIDES[index + 1] * length // self.config.grid_stride(index) for length in above.feature.shape[-2:]]
+            grid = [
+                STRIDES[index + 1] * length // self.config.grid_stride(index) for length in above.feature.shape[-2:]
+            ]
             if parent is not None and list(parent.shape[-2:]) != grid:
                 parent = parent.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
             logits = self._logits(index, above.feature, parent)
@@ -364,14 +366,16 @@ class UGSP(nn.Module):
             level = self._level(index)
             height, width = flow.shape[-2:]
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
+            # Where tiles are faster whatever is active, the dense network is made of them too.
+            computed = torch.ones_like(logits) if mask is None and in_tiles else mask
             hidden: Tensor | None = None
             made: LastOutput | None = None
-            if mask is not None and in_tiles and pays(mask, height, self.dtype):
+            if computed is not None and in_tiles and pays(computed, height, self.dtype):
                 sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
                 if index == 0:
-                    made = run_last_tiles(level, self.synthesis, sparse, mask, height, width)
+                    made = run_last_tiles(level, self.synthesis, sparse, computed, height, width)
                 else:
-                    out = run_tiles(level, sparse, mask, height, width)
+                    out = run_tiles(level, sparse, computed, height, width)
             else:
                 inputs = self._whole_inputs(index, first, second, above.feature, flow, t)
                 out = hidden = run_level(level, inputs, mask, backend)

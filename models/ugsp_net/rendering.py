@@ -32,8 +32,8 @@ def put_rendered(
 ) -> None:
     """Write the frame that ``rendered`` makes into a picture [B, 3, H, W], where something moves.
 
-    moving: 0 where nothing is to be written, 1 elsewhere, [B, 1, rows, columns] for blocks whose sides are multiples of 8,
-    or None to write all of it; the others as in ``rendered``.
+    moving: 0 where nothing is to be written, 1 elsewhere, [B, 1, rows, columns] for blocks whose sides are multiples
+    of 8, or None to write all of it; the others as in ``rendered``.
     """
     height, width = frame0.shape[-2:]
     how = t, pace, prior, still

@@ -7,7 +7,8 @@ Every function here stands for one in torch, which is the truth in the tests and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,10 +23,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@cache
+_refused: list[None] = []
+
+
 def available() -> bool:
-    """Whether Numba is installed, which some versions of Python are too new for."""
+    """Whether Numba is installed, which some versions of Python are too new for, and nobody asked for torch alone."""
+    return _installed() and not _refused
+
+
+@cache
+def _installed() -> bool:
     return find_spec("numba") is not None
+
+
+@contextmanager
+def only_torch() -> Iterator[None]:
+    """Inside, in all threads, nothing is done by compiled code."""
+    _refused.append(None)
+    try:
+        yield
+    finally:
+        _refused.pop()
 
 
 def compiled_by(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

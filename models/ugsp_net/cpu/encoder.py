@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net.blocks import LEAKY_SLOPE, Conv, Encoder
-from ugsp_net.cpu.vectors import compiled, inlined, load, plain, same
+from ugsp_net.cpu.vectors import compiled, load, same
 from ugsp_net.cpu.winograd import (
     COLUMNS,
     LANES,
@@ -117,7 +117,9 @@ def _level(
                     sums = low, high, low, high, low, high, low, high, low, high, low, high
                     for tap in range(3):
                         line, first = (2 * row - 1 + tap) % 3, 3 * tap * inputs
-                        sums = accumulate(sums, lines, line, 2 * x * inputs, 2 * inputs, 3 * inputs, kernel, first, column)
+                        sums = accumulate(
+                            sums, lines, line, 2 * x * inputs, 2 * inputs, 3 * inputs, kernel, first, column
+                        )
                     put(leaky(sums, leak), made, place + 1 + x, column)
             _clear(made, place + 1 + columns, place + room)
         for begin in range(0, tiles, STEP):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,12 @@ def compiles(inputs: SparseInputs) -> bool:
     return inputs.matching is None or _reducer(inputs.matching) is not None
 
 
-def _reducer(how: Matching) -> tuple[Conv, Activation] | None:
-    if not isinstance(how.reduce, Convolutions) or len(how.reduce) != 2:
+def _reducer(how: Matching) -> Conv | None:
+    """The convolution that a leaky ReLU follows, if that is all that reduces a correlation."""
+    conv, activation, *more = how.reduce if isinstance(how.reduce, Convolutions) else (None, None)
+    if more or not isinstance(conv, Conv) or not isinstance(activation, Activation) or activation.slope is not None:
         return None
-    conv, activation = how.reduce
-    fits = isinstance(conv, Conv) and isinstance(activation, Activation) and activation.slope is None
-    return (conv, activation) if fits and conv.out_channels % LANES == 0 else None
+    return conv if conv.out_channels % LANES == 0 else None
 
 
 def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
@@ -43,16 +44,15 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
     kernel = bias = np.zeros((0, LANES), np.float32)
     radius = 0
     if inputs.matching is not None and reducer is not None:
-        conv = reducer[0]
-        assert conv.bias is not None
-        radius, kernel, bias = inputs.matching.radius, plain(conv.weight.flatten(1).T), plain(conv.bias[None])
+        assert reducer.bias is not None
+        radius, kernel, bias = inputs.matching.radius, plain(reducer.weight.flatten(1).T), plain(reducer.bias[None])
     matched = kernel.shape[1] if radius else 0
     timed = inputs.t is not None
     out = inputs.flow.new_empty(len(positions) + 1, 2 * channels + above + matched + 4 + timed)
     out[-1] = 0
     starts = torch.searchsorted(positions, torch.arange(batch + 1) * height * width).tolist()
     flows = plain(inputs.flow.flatten(2))
-    for index, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for index, (start, stop) in enumerate(pairwise(starts)):
         places = plain(positions[start:stop] - index * height * width)
         sources = [_flat(one[index]) for one in (inputs.left, inputs.right, inputs.above)]
         when = np.float32(inputs.t[index]) if inputs.t is not None else np.float32(0)
@@ -72,7 +72,7 @@ def _flat(source: Tensor) -> tuple[Any, int, int, int, int]:
 
 
 @compiled
-def _read(source: Any, x: float, y: float, channels: int, out: Any, row: int, column: int) -> None:
+def _read(source: Any, x: Any, y: Any, channels: int, out: Any, row: int, column: int) -> None:
     """A map between its positions, border values repeated, to a row of ``out`` from a column on."""
     numbers, height, width, down, across = source
     zero = np.float32(0)
@@ -116,11 +116,11 @@ def _rows(
     told = 2 * channels + more + matched
     for number in range(len(places)):
         place = places[number]
-        y, x = np.float32(place // width), np.float32(place % width)
-        _read(left, x + flow[0, place], y + flow[1, place], channels, out, number, 0)
+        at_y, at_x = np.float32(place // width), np.float32(place % width)
+        _read(left, at_x + flow[0, place], at_y + flow[1, place], channels, out, number, 0)
         if radius == 0:
-            _read(right, x + flow[2, place], y + flow[3, place], channels, out, number, channels)
-        _read(above, half * x - quarter, half * y - quarter, more, out, number, 2 * channels)
+            _read(right, at_x + flow[2, place], at_y + flow[3, place], channels, out, number, channels)
+        _read(above, half * at_x - quarter, half * at_y - quarter, more, out, number, 2 * channels)
         for plane in range(4):
             out[number, told + plane] = min(max(flow[plane, place], -bound), bound)
         if timed:
@@ -150,7 +150,15 @@ def _rows(
                         window[at, channel] = 0
                     if 0 <= y < height and 0 <= x < width:
                         place = y * width + x
-                        _read(right, np.float32(x) + flow[2, place], np.float32(y) + flow[3, place], channels, window, at, 0)
+                        _read(
+                            right,
+                            np.float32(x) + flow[2, place],
+                            np.float32(y) + flow[3, place],
+                            channels,
+                            window,
+                            at,
+                            0,
+                        )
                         scales[at] = one / np.sqrt(_product(window, at, window, at, channels) + least)
             for y in range(top, min(top + SIDE, height)):
                 for x in range(first, min(first + SIDE, width)):
@@ -165,7 +173,9 @@ def _rows(
                     for down in range(side):
                         for across in range(side):
                             at = corner + down * reach + across
-                            found[down * side + across] = scale * scales[at] * _product(out, number, window, at, channels)
+                            found[down * side + across] = (
+                                scale * scales[at] * _product(out, number, window, at, channels)
+                            )
                     for channel in range(0, matched, LANES):
                         made = load(bias, 0, channel)
                         for index in range(side * side):

@@ -166,8 +166,8 @@ def _render(
     moving: Any,
     side: int,
 ) -> None:
-    """pixels, laid_out: of both frames, as in ``_lay_out``; whole to constant: from ``LastOutput.lines``; side: pixels to
-    one of moving, a multiple of 8."""
+    """pixels, laid_out: of both frames, as in ``_lay_out``; whole to constant: from ``LastOutput.lines``; side: pixels
+    to one of moving, a multiple of 8."""
     rows, columns = flow.shape[1:]
     height, width = 2 * rows, 2 * columns
     near, far, one = np.float32(0.75), np.float32(0.25), np.float32(1)
@@ -266,12 +266,12 @@ def _render(
                     share = rest + sign * first[x]
                     at_x = _within(np.float32(start + x) + flow_x[x], np.float32(width - 1))
                     at_y = _within(np.float32(y) + flow_y[x], np.float32(height - 1))
-                    column, row = np.int32(at_x), np.int32(at_y)
-                    column, row = min(column, np.int32(width - 2)), min(row, np.int32(height - 2))
-                    at_row[x], at_column[x] = row, column
-                    at_place[x] = np.int32(4) * (row * np.int32(width) + column)
-                    at_x -= np.float32(column)
-                    at_y -= np.float32(row)
+                    left, top = np.int32(at_x), np.int32(at_y)
+                    left, top = min(left, np.int32(width - 2)), min(top, np.int32(height - 2))
+                    at_row[x], at_column[x] = top, left
+                    at_place[x] = np.int32(4) * (top * np.int32(width) + left)
+                    at_x -= np.float32(left)
+                    at_y -= np.float32(top)
                     below = share * at_y
                     above = share - below
                     right[x], diagonal[x] = above * at_x, below * at_x
@@ -281,10 +281,10 @@ def _render(
                     continue
                 end = begin + side
                 for frame in range(2):
-                    first_row, last_row = _span(at[frame, 0], begin, end)
-                    first_column, last_column = _span(at[frame, 1], begin, end)
-                    for down in range(first_row // SIDE, last_row // SIDE + 1):
-                        for across in range(first_column // SIDE, last_column // SIDE + 1):
+                    first_y, last_y = _span(at[frame, 0], begin, end)
+                    first_at, last_at = _span(at[frame, 1], begin, end)
+                    for down in range(first_y // SIDE, last_y // SIDE + 1):
+                        for across in range(first_at // SIDE, last_at // SIDE + 1):
                             if not laid_out[frame, down, across]:
                                 laid_out[frame, down, across] = True
                                 below, right_ = min(SIDE * (down + 1), height), min(SIDE * (across + 1), width)
@@ -307,8 +307,18 @@ def _render(
                         store(blended + late, read, x, 0)
                     target = y * row_step + start + first_x
                     store(load_first(read) + load(added, PLANES, first_x + BORDER), into_picture, 0, target)
-                    store(load_second(read) + load(added, PLANES + 1, first_x + BORDER), into_picture, 0, target + plane_step)
-                    store(load_third(read) + load(added, PLANES + 2, first_x + BORDER), into_picture, 0, target + 2 * plane_step)
+                    store(
+                        load_second(read) + load(added, PLANES + 1, first_x + BORDER),
+                        into_picture,
+                        0,
+                        target + plane_step,
+                    )
+                    store(
+                        load_third(read) + load(added, PLANES + 2, first_x + BORDER),
+                        into_picture,
+                        0,
+                        target + 2 * plane_step,
+                    )
 
 
 @compiled

@@ -102,8 +102,8 @@ class ActivePositions:
         """Tiles that are made at once."""
         if self.tile == 1:
             self.active = corners = filled_up(corners, ROUND)
-            """[A]: rows of the level that are made, tile by tile. One by one they are filled up with the last one, which
-            is made again."""
+            """[A]: rows of the level that are made, tile by tile. One by one they are filled up with the last one,
+            which is made again."""
         else:
             across = width // self.tile
             row = corners // across
@@ -269,8 +269,8 @@ class _SparseOutput:
         all_rows = needed // constant.width
         all_columns = needed - all_rows * constant.width
         # Where each row of each picture begins among what is needed, and where the last one ends.
-        starts = torch.arange(constant.pictures * constant.height + 1, device=needed.device)
-        starts = torch.searchsorted(needed, starts * constant.width).tolist()
+        begins = torch.arange(constant.pictures * constant.height + 1, device=needed.device) * constant.width
+        starts = torch.searchsorted(needed, begins).tolist()
         all_rows = all_rows % constant.height if constant.pictures > 1 else all_rows
         pairs = out.view(torch.int64)  # two pixels of a row are written at once
         planes = torch.arange(outputs, device=out.device)[:, None] * (length * width // 2)
