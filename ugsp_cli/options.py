@@ -133,7 +133,7 @@ class NetworkChoice:
         from ugsp_cli.console import print_note
         from ugsp_net import cpu
 
-        told = "compiling for this processor, which takes up to half a minute; later runs find it done."
+        told = "compiling for this processor, which takes up to a minute; later runs find it done."
         cpu.before_compiling[:] = [functools.partial(print_note, told)]
         return engine.load_interpolator(self.engine_options())
 

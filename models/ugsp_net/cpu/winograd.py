@@ -29,13 +29,17 @@ def padded(kernel: Tensor, bias: Tensor | None) -> tuple[Any, Any]:
     return plain(F.pad(kernel, (0, missing)).flatten(0, 1)), plain(F.pad(bias, (0, missing))[None])
 
 
-def convolve(rows: Tensor, around: Tensor, kernel: tuple[Any, Any], slope: float, out: Tensor) -> None:
-    """Convolve N tiles and make a leaky ReLU of it.
+def convolve(
+    rows: Tensor, around: Tensor, kernel: tuple[Any, Any], slope: float, out: Tensor, projected: Tensor, weight: Tensor
+) -> None:
+    """Convolve N tiles, make a leaky ReLU of it, and add what a projection makes of that.
 
     rows: [R, C] fp32, C at least 8; around: [N, 36] int32, which of them a tile reads; kernel: [36, C, K] of
-    ``Winograd``, K at least 8, and a bias, as ``padded`` returns them; out: [16 * N, K], filled, tile by tile.
+    ``Winograd``, K at least 8, and a bias, as ``padded`` returns them; out: [16 * N, K], filled, tile by tile;
+    projected: [16 * N, P], added to, P a multiple of 16; weight: [K, P]. Without a projection P is 0.
     """
-    _convolve(plain(rows), plain(around), *kernel, np.float32(slope), out.numpy())
+    how = out.numpy(), projected.numpy(), plain(weight)
+    _convolve(plain(rows), plain(around), *kernel, np.float32(slope), *how)
 
 
 @inlined
@@ -234,7 +238,9 @@ def leaky(sums: Any, leak: Any) -> Any:
 
 
 @compiled
-def _convolve(rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out: Any) -> None:
+def _convolve(
+    rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out: Any, projected: Any, weight: Any
+) -> None:
     inputs, outputs, tiles = rows.shape[1], kernel.shape[1], around.shape[0]
     half = np.empty((36, LANES), np.float32)
     values, products = np.zeros((36 * STEP, inputs), np.float32), np.empty((36 * STEP, outputs), np.float32)
@@ -245,3 +251,35 @@ def _convolve(rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out:
         multiply(values, kernel, products, count)
         for tile in range(count):
             back(products, tile, bias, slope, half, out, 16 * (first + tile), 4)
+        if projected.shape[1]:
+            _project(out, 16 * first, 16 * (first + count), weight, projected)
+
+
+@compiled
+def _project(values: Any, start: int, stop: int, weight: Any, projected: Any) -> None:
+    """Add products with a weight [K, P] of rows of values [N, K] to the same rows of [N, P], P a multiple of 16."""
+    inputs = values.shape[1]
+    whole = start + (stop - start) // ROWS * ROWS
+    for row in range(start, whole, ROWS):
+        for column in range(0, projected.shape[1], COLUMNS):
+            sums = (
+                load(projected, row, column),
+                load(projected, row, column + LANES),
+                load(projected, row + 1, column),
+                load(projected, row + 1, column + LANES),
+                load(projected, row + 2, column),
+                load(projected, row + 2, column + LANES),
+                load(projected, row + 3, column),
+                load(projected, row + 3, column + LANES),
+                load(projected, row + 4, column),
+                load(projected, row + 4, column + LANES),
+                load(projected, row + 5, column),
+                load(projected, row + 5, column + LANES),
+            )
+            put(accumulate(sums, values, 0, row * inputs, inputs, inputs, weight, 0, column), projected, row, column)
+    for row in range(whole, stop):
+        for column in range(0, projected.shape[1], LANES):
+            summed = load(projected, row, column)
+            for index in range(inputs):
+                summed += load_same(values, row, index) * load(weight, index, column)
+            store(summed, projected, row, column)

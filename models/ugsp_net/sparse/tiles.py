@@ -308,15 +308,22 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tenso
 
     rows: those that are needed, and one of zeros, [U + 1, inputs].
     """
-    projected = level.bias().to(rows.dtype).flatten().repeat(positions.zero + 2, 1)
+    in_tiles = positions.tile > 1
+    columns = -level.outputs % winograd.COLUMNS if in_tiles else 0
+    projected = F.pad(level.bias().to(rows.dtype).flatten(), (0, columns)).repeat(positions.zero + 2, 1)
     projected[positions.zero] = 0
     numbers = positions.source
     several = GROUP * positions.at_once
     for layer, (conv, activation) in enumerate(level.layers):
         compact = rows.new_empty(positions.zero + 1, level.width)
         compact[-1] = 0
-        make = _by_tiles(conv, activation) if positions.tile > 1 else _one_by_one(conv, activation, rows.dtype)
-        weight = level.projection(layer, rows.dtype).flatten(1).T
+        weight = F.pad(level.projection(layer, rows.dtype).flatten(1).T, (0, columns))
+        if in_tiles and conv.kept(winograd.Winograd).projects(activation):
+            made = compact[:-1], projected[: positions.zero], weight
+            conv.kept(winograd.Winograd).project(rows, numbers, *made)
+            rows, numbers = compact, positions.around
+            continue
+        make = _by_tiles(conv, activation) if in_tiles else _one_by_one(conv, activation, rows.dtype)
         # All that is done to batches is done while they are in the cache.
         for group in _batches(0, len(numbers), several):
             batches = list(_batches(group.start, group.stop, positions.at_once))
@@ -327,7 +334,7 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tenso
                 made = _of_tiles(some, positions.tile)
                 projected[made].addmm_(compact[made], weight)
         rows, numbers = compact, positions.around
-    return projected
+    return projected[:, : level.outputs]
 
 
 def _one_by_one(conv: Conv, activation: Activation, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], None]:

@@ -23,6 +23,9 @@ BATCH = 108
 """Tiles that are convolved at once: what is made of them stays in the cache. No power of two: rows that lie so far
 apart meet in the same few places of the cache, and levels took a tenth longer with 64 or 128."""
 
+COLUMNS = 16
+"""The columns of a projection that compiled code adds are a multiple of this."""
+
 _INPUT = (
     (4, 0, -5, 0, 1, 0),
     (0, -4, -4, 1, 1, 0),
@@ -73,7 +76,8 @@ class Winograd:
             from ugsp_net.cpu import winograd as compiled
 
             slope = LEAKY_SLOPE if activation.slope is None else 1.0
-            compiled.convolve(rows, around, self._padded, slope, out)
+            nothing = out.new_empty(0, 0)
+            compiled.convolve(rows, around, self._padded, slope, out, nothing, nothing)
             if activation.slope is None:
                 return
         else:
@@ -83,6 +87,18 @@ class Winograd:
             made = torch.mm(self._output, products.view(36, -1)).view(TILE**2, len(around), -1)
             out.view(len(around), TILE**2, -1).copy_(made.transpose(0, 1))
         out.copy_(activation(out))  # a leaky ReLU is done in place
+
+    def projects(self, activation: Activation) -> bool:
+        """Whether ``project`` works."""
+        return self._padded is not None and cpu.available() and activation.slope is None
+
+    def project(self, rows: Tensor, around: Tensor, out: Tensor, projected: Tensor, weight: Tensor) -> None:
+        """As a call with a leaky ReLU; besides, add the product of what that makes with a weight [K, P], P a multiple
+        of ``COLUMNS``, to what was projected, [16 * N, P]."""
+        from ugsp_net.cpu import winograd as compiled
+
+        assert self._padded is not None
+        compiled.convolve(rows, around, self._padded, LEAKY_SLOPE, out, projected, weight)
 
 
 def compiles(weight: Tensor) -> bool:
