@@ -319,8 +319,8 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions) -> Tenso
         compact[-1] = 0
         weight = F.pad(level.projection(layer, rows.dtype).flatten(1).T, (0, columns))
         if in_tiles and conv.kept(winograd.Winograd).projects(activation):
-            made = compact[:-1], projected[: positions.zero], weight
-            conv.kept(winograd.Winograd).project(rows, numbers, *made)
+            what = compact[:-1], projected[: positions.zero], weight
+            conv.kept(winograd.Winograd).project(rows, numbers, *what)
             rows, numbers = compact, positions.around
             continue
         make = _by_tiles(conv, activation) if in_tiles else _one_by_one(conv, activation, rows.dtype)
