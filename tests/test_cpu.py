@@ -256,8 +256,26 @@ def test_colours_are_the_same(height: int, width: int, shifts: tuple[int, int], 
         assert torch.equal(one.int(), plane.expand(2, -1, -1))
     beyond = both(lambda: to_planes(4 * rgb[0][0] - 1, *how, top))
     for one, other in zip(*beyond, strict=True):
-        assert (one.int() - other.int()).abs().max() <= 1  # halves are rounded either way
+        assert torch.equal(one.int(), other.int())
         assert one.int().max() == top
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_halves_go_to_the_even_code(bits: int) -> None:
+    """However the mean of two frames' planes is computed: all of them went down, and still pictures became darker."""
+    unit, top = 2 ** (bits - 8), 2**bits - 1
+    dtype = torch.uint8 if bits == 8 else torch.uint16
+    how = (16.0 * unit, 219.0 * unit, 128.0 * unit, 224.0 * unit), 0.2126, 0.0722, (1, 1)
+    luma, chroma = torch.arange(20 * unit, 230 * unit).repeat(24, 1), torch.arange(90 * unit, 195 * unit).repeat(12, 1)
+    to_rgb: Any = colour._to_rgb
+    to_planes: Any = colour._to_planes
+    frames: list[Tensor] = []
+    for more in (0, 1):
+        planes = luma + more, chroma + more, chroma.flip(1) + more
+        frames.append(to_rgb(*(plane.to(dtype) for plane in planes), *how))
+    for made in both(lambda: to_planes(torch.lerp(frames[0], frames[1], 0.5), *how, top)):
+        for plane, low in zip(made, (luma, chroma, chroma.flip(1)), strict=True):
+            assert torch.equal(plane[0].long(), low + low % 2)
 
 
 def test_where_nothing_can_be_written_functions_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,10 @@ def rgb_to_planes(rgb: Tensor, layout: PixelLayout, colour: ColourTags) -> list[
     return _on_host(_to_planes(rgb.float(), scales, *weights, (layout.chroma_y, layout.chroma_x), top))
 
 
+STEPS = 256
+"""To a code value, in which planes are rounded before they are rounded to whole ones."""
+
+
 def _luma(rgb: Tensor, red: float, blue: float) -> Tensor:
     """[B, 3, H, W] -> [B, H, W]. red, blue: their weights in it."""
     r, g, b = rgb.unbind(1)
@@ -123,8 +127,19 @@ def _to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shi
 
 
 def _whole(plane: Tensor, top: int) -> Tensor:
-    """A plane, overwritten, in whole numbers up to ``top``."""
-    return plane.round_().clamp_(0, top).to(torch.uint8 if top < 256 else torch.uint16)
+    """A plane, overwritten, in whole numbers up to ``top``.
+
+    The mean of two frames' codes often lies halfway between two, and would follow the errors of its computation, mostly
+    down: half a code value darker where little moves. With those rounded away first, halves go to the even code.
+    """
+    return (
+        plane.mul_(STEPS)
+        .round_()
+        .mul_(1 / STEPS)
+        .round_()
+        .clamp_(0, top)
+        .to(torch.uint8 if top < 256 else torch.uint16)
+    )
 
 
 def _on_host(planes: list[Tensor]) -> list[tuple[np.ndarray, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled, plain
+from ugsp_net.cpu.vectors import compiled, inlined, plain
 
 
 def to_rgb(
@@ -71,6 +71,13 @@ def _to_rgb(
                     made[x] = (np.float32(lumas[x]) - luma_zero) / luma_reach + beyond[x]
 
 
+@inlined
+def _whole(value: Any, top: float) -> Any:
+    """What ``colour._whole`` makes of one value."""
+    steps, none = np.float32(256), np.float32(0)
+    return np.int32(min(max(np.rint(np.rint(value * steps) * (np.float32(1) / steps)), none), top))
+
+
 @compiled
 def _to_planes(
     rgb: Any,
@@ -88,7 +95,7 @@ def _to_planes(
     """rgb: [3, H, W]; rows: [2, 1 + down, W + across], for what blue and red have beyond luma."""
     luma_zero, luma_reach, chroma_zero, chroma_reach = scales
     height, width = y.shape
-    one, none = np.float32(1), np.float32(0)
+    one = np.float32(1)
     blue_reach, red_reach = chroma_reach / (np.float32(2) * (one - blue)), chroma_reach / (np.float32(2) * (one - red))
     share = one / np.float32((1 + down) * (1 + across))
     for i in range(u.shape[0]):
@@ -99,7 +106,7 @@ def _to_planes(
             for x in range(width):
                 luma = red * r[x] + (one - red - blue) * g[x] + blue * b[x]
                 blues[x], reds[x] = b[x] - luma, r[x] - luma
-                made[x] = np.int32(min(max(np.rint(luma * luma_reach + luma_zero), none), top))
+                made[x] = _whole(luma * luma_reach + luma_zero, top)
             if width % 2 and across:
                 blues[width], reds[width] = blues[width - 1], reds[width - 1]
         for plane, reach, beyond in ((u, blue_reach, rows[0]), (v, red_reach, rows[1])):
@@ -109,4 +116,4 @@ def _to_planes(
                 if down:
                     summed += last[(1 + across) * x] + last[(1 + across) * x + across]
                 summed *= share if across else share * np.float32(0.5)
-                made[x] = np.int32(min(max(np.rint(summed * reach + chroma_zero), none), top))
+                made[x] = _whole(summed * reach + chroma_zero, top)
