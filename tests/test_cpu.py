@@ -262,7 +262,7 @@ def test_colours_are_the_same(height: int, width: int, shifts: tuple[int, int], 
 
 @pytest.mark.parametrize("bits", [8, 10])
 def test_halves_go_to_the_even_code(bits: int) -> None:
-    """However the mean of two frames' planes is computed: all of them went down, and still pictures became darker."""
+    """However the mean of two frames' planes is computed: compiled code took nearly all of them down."""
     unit, top = 2 ** (bits - 8), 2**bits - 1
     dtype = torch.uint8 if bits == 8 else torch.uint16
     how = (16.0 * unit, 219.0 * unit, 128.0 * unit, 224.0 * unit), 0.2126, 0.0722, (1, 1)
