@@ -129,9 +129,9 @@ def _to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shi
 def _whole(plane: Tensor, top: int) -> Tensor:
     """A plane, overwritten, in whole numbers up to ``top``.
 
-    The mean of two frames' codes often lies halfway between two, and would follow the errors of its computation: compiled
-    code took nearly all of them down, which cost clean clips up to 0.17 dB. With the errors rounded away first, halves go
-    to the even code.
+    The mean of two frames' codes often lies halfway between two, and would follow the errors of its computation:
+    compiled code took nearly all of them down, which cost clean clips up to 0.17 dB. With the errors rounded away
+    first, halves go to the even code.
     """
     return (
         plane.mul_(STEPS)
