@@ -33,7 +33,7 @@ OUTPUTS = 8
 SIDE = 16
 """Of the squares in which pixels are laid out as they are read."""
 NEAR = 32
-"""Pixels."""
+"""Pixels that do not move between two runs of such that do, up to which these are made as one."""
 BORDER = 4
 """Numbers before and after those of a run."""
 
@@ -55,7 +55,7 @@ def put_rendered(
     moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
     side = block_side(moving, height, width)
     # Of memory that is never touched nothing is taken.
-    pixels = np.empty((2, height, 4 * width), np.float32)
+    pixels = np.empty((2, 4 * height * width), np.float32)
     for index in range(len(picture)):
         laid_out = np.zeros((2, -(-height // SIDE), -(-width // SIDE)), np.bool_)
         when, made, there = float(t[index]), _flat(picture[index]), plain(moving[index, 0])
@@ -64,7 +64,7 @@ def put_rendered(
         before = _NOTHING if prior is None else plain(prior[index, 0])
         added = [plain(values) for values in out.lines(index)]
         how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
-        _render(made, *frames, pixels.reshape(2, -1), *pixels, laid_out, *how, there, side)
+        _render(made, *frames, pixels, laid_out, *how, there, side)
         if still is not None:
             _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
 
@@ -81,16 +81,16 @@ def _flat(planes: Tensor) -> tuple[Any, int, int]:
 
 
 @compiled
-def _lay_out(planes: Any, pixels: Any, top: int, left: int, bottom: int, right: int) -> None:
-    """Of a rectangle of planes from ``_flat`` make pixels [H, 4 * W] of four numbers, of which the last is nothing. Its
-    sides are at least 8."""
+def _lay_out(planes: Any, pixels: Any, frame: int, width: int, top: int, left: int, bottom: int, right: int) -> None:
+    """Of a rectangle of planes from ``_flat`` make a frame's pixels of four numbers, of which the last is nothing, in
+    [2, 4 * H * W]. Its sides are at least 8."""
     numbers, plane, row = planes
     for y in range(top, bottom):
         for start in range(left, right, 8):
             x = min(start, right - 8)
             at = y * row + x
             red, green, blue = load(numbers, 0, at), load(numbers, 0, at + plane), load(numbers, 0, at + 2 * plane)
-            store_pixels(red, green, blue, pixels, y, 4 * x)
+            store_pixels(red, green, blue, pixels, frame, 4 * (y * width + x))
 
 
 @inlined
@@ -150,8 +150,6 @@ def _render(
     frame0: Any,
     frame1: Any,
     pixels: Any,
-    pixels0: Any,
-    pixels1: Any,
     laid_out: Any,
     flow: Any,
     whole: Any,
@@ -281,17 +279,15 @@ def _render(
                     continue
                 end = begin + side
                 for frame in range(2):
+                    planes = frame0 if frame == 0 else frame1
                     first_y, last_y = _span(at[frame, 0], begin, end)
                     first_at, last_at = _span(at[frame, 1], begin, end)
                     for down in range(first_y // SIDE, last_y // SIDE + 1):
                         for across in range(first_at // SIDE, last_at // SIDE + 1):
                             if not laid_out[frame, down, across]:
                                 laid_out[frame, down, across] = True
-                                below, right_ = min(SIDE * (down + 1), height), min(SIDE * (across + 1), width)
-                                if frame == 0:
-                                    _lay_out(frame0, pixels0, SIDE * down, SIDE * across, below, right_)
-                                else:
-                                    _lay_out(frame1, pixels1, SIDE * down, SIDE * across, below, right_)
+                                end_y, end_x = min(SIDE * (down + 1), height), min(SIDE * (across + 1), width)
+                                _lay_out(planes, pixels, frame, width, SIDE * down, SIDE * across, end_y, end_x)
                 for first_x in range(begin, end, 8):
                     for x in range(8):
                         place = np.intp(at[0, 2, first_x + x])
@@ -306,19 +302,12 @@ def _render(
                         late += load4(pixels, 1, place + line_below + 4) * same4(shares[1, 3, first_x + x])
                         store(blended + late, read, x, 0)
                     target = y * row_step + start + first_x
-                    store(load_first(read) + load(added, PLANES, first_x + BORDER), into_picture, 0, target)
-                    store(
-                        load_second(read) + load(added, PLANES + 1, first_x + BORDER),
-                        into_picture,
-                        0,
-                        target + plane_step,
-                    )
-                    store(
-                        load_third(read) + load(added, PLANES + 2, first_x + BORDER),
-                        into_picture,
-                        0,
-                        target + 2 * plane_step,
-                    )
+                    red = load_first(read) + load(added, PLANES, first_x + BORDER)
+                    green = load_second(read) + load(added, PLANES + 1, first_x + BORDER)
+                    blue = load_third(read) + load(added, PLANES + 2, first_x + BORDER)
+                    store(red, into_picture, 0, target)
+                    store(green, into_picture, 0, target + plane_step)
+                    store(blue, into_picture, 0, target + 2 * plane_step)
 
 
 @compiled

@@ -66,6 +66,19 @@ def _home(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
     return a + near + far, odd + two * beyond, near + four * far, odd + eight * beyond + f
 
 
+@inlined
+def _six(values: Any, row: int, step: int, column: int) -> Any:
+    """Eight numbers, from a column on, of each of six rows that are ``step`` apart."""
+    return (
+        load(values, row, column),
+        load(values, row + step, column),
+        load(values, row + 2 * step, column),
+        load(values, row + 3 * step, column),
+        load(values, row + 4 * step, column),
+        load(values, row + 5 * step, column),
+    )
+
+
 @compiled
 def transform(rows: Any, read: Any, half: Any, out: Any, place: int) -> None:
     """What a tile reads, brought where a convolution is a product. rows: [R, C]; read: [36], which of them; half:
@@ -91,14 +104,7 @@ def transform(rows: Any, read: Any, half: Any, out: Any, place: int) -> None:
             store(made[5], half, 30 + x, 0)
         for y in range(6):
             line, row = 6 * y, 6 * y * STEP + place
-            made = _forth(
-                load(half, line, 0),
-                load(half, line + 1, 0),
-                load(half, line + 2, 0),
-                load(half, line + 3, 0),
-                load(half, line + 4, 0),
-                load(half, line + 5, 0),
-            )
+            made = _forth(*_six(half, line, 1, 0))
             store(made[0], out, row, first)
             store(made[1], out, row + STEP, first)
             store(made[2], out, row + 2 * STEP, first)
@@ -183,29 +189,14 @@ def back(products: Any, place: int, bias: Any, slope: float, half: Any, out: Any
         first = min(start, channels - LANES)
         always = load(bias, 0, first)
         for x in range(6):
-            row = x * STEP + place
-            made = _home(
-                load(products, row, first),
-                load(products, row + 6 * STEP, first),
-                load(products, row + 12 * STEP, first),
-                load(products, row + 18 * STEP, first),
-                load(products, row + 24 * STEP, first),
-                load(products, row + 30 * STEP, first),
-            )
+            made = _home(*_six(products, x * STEP + place, 6 * STEP, first))
             store(made[0], half, x, 0)
             store(made[1], half, 6 + x, 0)
             store(made[2], half, 12 + x, 0)
             store(made[3], half, 18 + x, 0)
         for y in range(4):
             line, row = 6 * y, first_row + y * down
-            made = _home(
-                load(half, line, 0),
-                load(half, line + 1, 0),
-                load(half, line + 2, 0),
-                load(half, line + 3, 0),
-                load(half, line + 4, 0),
-                load(half, line + 5, 0),
-            )
+            made = _home(*_six(half, line, 1, 0))
             store(_leaky(made[0] + always, leak), out, row, first)
             store(_leaky(made[1] + always, leak), out, row + 1, first)
             store(_leaky(made[2] + always, leak), out, row + 2, first)
