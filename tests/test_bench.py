@@ -13,8 +13,8 @@ from tests.nets import SMALL, small_net
 from ugsp_cli import timing
 from ugsp_cli.cli import cli
 from ugsp_net import checkpoint
+from ugsp_net.compiled import only_torch
 from ugsp_net.cost import network_cost
-from ugsp_net.cpu import only_torch
 from ugsp_net.network import UGSP, Encoding
 
 

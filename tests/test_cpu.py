@@ -18,6 +18,7 @@ from tests.test_search import shifted, texture
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
 from ugsp_net.blocks import Activation, Conv, Convolutions
+from ugsp_net.compiled import only_torch
 from ugsp_net.cpu import vectors
 from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles
 from ugsp_net.sparse.inputs import DenseInputs, Matching, SparseInputs
@@ -26,7 +27,7 @@ from ugsp_net.sparse.inputs import DenseInputs, Matching, SparseInputs
 def both(make: Callable[[], Any]) -> tuple[Any, Any]:
     """What is made by torch and by compiled code."""
     with torch.inference_mode():
-        with cpu.only_torch():
+        with only_torch():
             in_torch = make()
         return in_torch, make()
 

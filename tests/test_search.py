@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net import cpu, search
+from ugsp_net import search
+from ugsp_net.compiled import only_torch
 from ugsp_net.search import POINT, inverse_search, search_macs
 
 
 @pytest.fixture(params=["torch", "compiled"], autouse=True)
 def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """The search in torch, and by what is compiled for processors."""
-    with cpu.only_torch() if request.param == "torch" else nullcontext():
+    with only_torch() if request.param == "torch" else nullcontext():
         yield
 
 
@@ -188,7 +189,7 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(F, "grid_sample", counting)
     frames = texture(112, 208), texture(112, 208, seed=1)
-    with cpu.only_torch():
+    with only_torch():
         inverse_search(*frames)
     # Patches, rounds, compared positions and flows to begin with, at a half, a quarter, an eighth and a sixteenth of
     # the size: at the last one all displacements are tried, at the others what the smaller one found, and at the first

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import cpu
 from ugsp_net.blocks import Activation, Conv, Level
+from ugsp_net.compiled import only_torch
 from ugsp_net.masks import fixed_gate, hard_gate
 from ugsp_net.sparse import performed_share, run_level, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs
@@ -44,7 +45,7 @@ def test_winograd_is_a_convolution(outputs: int, inputs: int, compiled: bool, ki
     torch.manual_seed(0)
     activation = Activation(kind, outputs)
     weight, read = torch.randn(outputs, inputs, 3, 3), torch.randn(23, inputs, 6, 6)
-    with nullcontext() if compiled else cpu.only_torch():
+    with nullcontext() if compiled else only_torch():
         expected = activation(F.conv2d(read, weight))
         torch.testing.assert_close(convolved(weight, read, activation), expected, atol=2e-4, rtol=1e-4)
         # Small whole numbers come out exactly but for the kernel's twenty-fourths.

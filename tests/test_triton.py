@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tests.nets import SMALL, small_net, smooth_frames
 from tests.test_sparse import random_masks
+from ugsp_net import gpu
 from ugsp_net.blocks import Level
 from ugsp_net.config import NetConfig
 from ugsp_net.masks import fixed_gate
@@ -41,11 +42,17 @@ def kernels(test: Callable[..., None]) -> Any:
     return needs_triton(test if INTERPRETED else pytest.mark.gpu(test))
 
 
+def full_of_nan(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """What kernels must write to, if anyone is to read it."""
+    dtype = dtype or like.dtype
+    return like.new_full(shape, float("nan") if dtype.is_floating_point else 1 << 20, dtype=dtype)
+
+
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """No tf32, buffers that are full of NaN, and tiles so small that a program takes several."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(triton_level, "empty", lambda shape, like: like.new_full(shape, float("nan")))
+    monkeypatch.setattr(gpu, "empty", full_of_nan)
     if INTERPRETED:
         monkeypatch.setattr(triton_level, "choose", lambda *_: Choice(64, 16, 128, 4, 3, waves=2))
 
@@ -242,7 +249,7 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch, tmp
         (True, False, "there is no CUDA device"),
         (True, True, "it runs on CUDA devices, not on cpu"),
     ]:
-        monkeypatch.setattr(triton_level, "_installed", lambda installed=installed: installed)
+        monkeypatch.setattr(gpu, "_installed", lambda installed=installed: installed)
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         with pytest.raises(ValueError, match=f"the triton backend cannot run: {reason}"):
             run_level(level, x, mask, "triton")

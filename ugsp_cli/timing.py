@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ugsp_cli.console import Display
 from ugsp_cli.engine import Interpolator
+from ugsp_net.compiled import only_torch
 from ugsp_net.cost import PRUNED, network_cost
-from ugsp_net.cpu import only_torch
 from ugsp_net.masks import fixed_gate
 from ugsp_net.network import UGSP
 from ugsp_net.paths import carry, trace

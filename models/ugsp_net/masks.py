@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu import compiled_by
+from ugsp_net.compiled import compiled_by
 from ugsp_net.pooling import halve, largest_around, mean_around, over_blocks
 from ugsp_net.search import luma
 
@@ -38,7 +38,7 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
-@compiled_by("masks.block_logits")
+@compiled_by("cpu.masks.block_logits")
 def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, parent: Tensor) -> Tensor:
     """What a convolution to one channel makes of a feature, averaged over blocks, where the parent mask is 1; elsewhere
     it may be anything.
@@ -76,7 +76,7 @@ OVERLAID = 0.75
 passes before it in between, in none of the frames, must not be lost."""
 
 
-@compiled_by("masks.change")
+@compiled_by("cpu.masks.change")
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """What differs between two frames, [B, 3, H, W] -> [B, 2, H, W]: the largest of the three colours, and brightness,
     which what moves beside a pixel does not bleed into when colours are coded at half size."""
@@ -145,13 +145,13 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     return still * enlarge(overlaid.float(), 8)
 
 
-@compiled_by("masks.share_below")
+@compiled_by("cpu.masks.share_below")
 def _share_below(changed: Tensor, limit: float, side: int) -> Tensor:
     """Share of pixels that changed less in every block of side x side, [B, 1, H, W] -> [B, 1, H / side, W / side]."""
     return over_blocks((changed < limit).float(), side)[0]
 
 
-@compiled_by("masks.rooted_edges")
+@compiled_by("cpu.masks.rooted_edges")
 def _rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     """Of every 2x2 pixels, the share that are part of an edge which is in both frames, and whether all show the same,
     1 or 0: [B, 1, H / 2, W / 2] each. As for ``still_pixels``."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu import compiled_by
+from ugsp_net.compiled import compiled_by
 from ugsp_net.pooling import mean_around
 from ugsp_net.search import POINT, STRIDE
 from ugsp_net.warp import backward_warp, upsample
@@ -47,7 +47,7 @@ _SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, FINER * FINER)
 
 
 @torch.no_grad()
-@compiled_by("paths.trace")
+@compiled_by("cpu.paths.trace")
 def trace(
     flow: Tensor,
     before: Tensor | None = None,
@@ -116,7 +116,7 @@ def is_cut(paths: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@compiled_by("paths.carry")
+@compiled_by("cpu.paths.carry")
 def carry(paths: Tensor, t: Tensor) -> Tensor:
     """The flow at an instant, and which frame shows what lies there.
 

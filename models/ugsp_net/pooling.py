@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu import compiled_by
+from ugsp_net.compiled import compiled_by
 
 
 def halve(values: Tensor, down: bool = True, across: bool = True) -> Tensor:
@@ -22,7 +22,7 @@ def halve(values: Tensor, down: bool = True, across: bool = True) -> Tensor:
     return (values[..., 0::2] + values[..., 1::2]) / 2 if across else values
 
 
-@compiled_by("masks.over_blocks")
+@compiled_by("cpu.masks.over_blocks")
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Mean and largest of every block of side x side positions, [B, C, H, W] -> [B, C, H / side, W / side] each."""
     batch, channels, height, width = values.shape

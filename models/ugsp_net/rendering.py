@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu import compiled_by
+from ugsp_net.compiled import compiled_by
 from ugsp_net.masks import block_side, bounds, enlarge
 from ugsp_net.warp import backward_warp, upsample
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ugsp_net.sparse import LastOutput
 
 
-@compiled_by("rendering.put_rendered")
+@compiled_by("cpu.rendering.put_rendered")
 def put_rendered(
     picture: Tensor,
     frame0: Tensor,

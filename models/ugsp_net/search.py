@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu import compiled_by
+from ugsp_net.compiled import compiled_by
 from ugsp_net.pooling import halve
 
 STRIDE = 2
@@ -132,13 +132,13 @@ def luma(frame: Tensor) -> Tensor:
     return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
-@compiled_by("search.brightness")
+@compiled_by("cpu.search.brightness")
 def _brightness(frame: Tensor) -> Tensor:
     """Of 0 to 255, at half the size: [B, 3, H, W] -> [B, 1, H / 2, W / 2]."""
     return 255 * halve(luma(frame))
 
 
-@compiled_by("search.of_points")
+@compiled_by("cpu.search.of_points")
 def _of_points(frame: Tensor) -> Tensor:
     """A value for each point: the mean of the four pixels in its middle, [B, C, H, W] -> [B, C, H / 4, W / 4]."""
     rows = frame[..., 1::POINT, :] + frame[..., 2::POINT, :]
@@ -349,7 +349,7 @@ def _displacements(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps)
 
 
-@compiled_by("search.search_size")
+@compiled_by("cpu.search.search_size")
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:
@@ -412,7 +412,7 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     return _where_better(pictures, others, filled, chosen, found, better)[..., :height, :width]
 
 
-@compiled_by("search.miscoloured")
+@compiled_by("cpu.search.miscoloured")
 def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
     """What differs where each patch is moved by its flow [B, N, 2], in the mean of the squares: of the colours less
     brightness, and of brightness, [B, N] each. pictures, others: [B, 3, h, w]; grid: rows and columns of patches."""
@@ -422,7 +422,7 @@ def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: 
     return differs.sub_(bright).square_().mean((1, 2)), bright.square_().mean((1, 2))
 
 
-@compiled_by("search.look_for_colours")
+@compiled_by("cpu.search.look_for_colours")
 def _look_for_colours(
     pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

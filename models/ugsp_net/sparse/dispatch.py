@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ugsp_net import gpu
 from ugsp_net.blocks import Level
 from ugsp_net.sparse.inputs import DenseInputs
 from ugsp_net.sparse.reference import run_reference
 from ugsp_net.sparse.tiles import enlarged_share, matched_share, pays, run_tiles
-from ugsp_net.sparse.triton_level import run_level_triton, why_not_triton
+from ugsp_net.sparse.triton_level import run_level_triton
 
 BACKENDS = ("reference", "tiles", "triton")
 """``reference``: every position, then times the mask (the truth, and differentiable). ``tiles``: active blocks only, in
@@ -18,7 +19,7 @@ plain torch. ``triton``: active blocks only, in kernels for CUDA devices."""
 
 def why_not(backend: str, device: torch.device | str) -> str | None:
     """Why a backend cannot run on a device, in words for the user; None where it can."""
-    return why_not_triton(torch.device(device)) if backend == "triton" else None
+    return gpu.why_not(torch.device(device)) if backend == "triton" else None
 
 
 def run_level(level: Level, x: Tensor, mask: Tensor | None, backend: str) -> Tensor:

@@ -11,9 +11,6 @@ The host never learns how many blocks are active. Grids have a fixed number of p
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ugsp_net import gpu
 from ugsp_net.blocks import LEAKY_SLOPE, Level
 
 PITCH = 8
@@ -61,19 +59,6 @@ def padded(channels: int) -> int:
     return -(-channels // PITCH) * PITCH
 
 
-def why_not_triton(device: torch.device) -> str | None:
-    """Why this backend cannot run on a device, or None where it can."""
-    if not _installed():
-        return "triton is not installed (PyTorch for CUDA on Linux brings it)"
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return None
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
-    if device.type != "cuda":
-        return f"it runs on CUDA devices, not on {device.type}"
-    return _too_old(_index(device))
-
-
 def run_level_triton(level: Level, x: Tensor, mask: Tensor) -> Tensor:
     """See ``run_level``. Not differentiable, and never waits for the device.
 
@@ -91,18 +76,18 @@ def run_level_triton(level: Level, x: Tensor, mask: Tensor) -> Tensor:
     if channels not in (packed.inputs, padded(packed.inputs)):
         raise ValueError(f"the level takes {packed.inputs} channels, not {channels}")
     positions = batch * height * width
-    with _on(x.device):
+    with gpu.on(x.device):
         mask = mask.to(torch.float32).contiguous()
         blocks = BlockList(mask, side, kernels)
         source = _rows(x, packed, mask, side, kernels)
         pitch = padded(level.width)
-        layers = empty((len(packed.layers), positions, pitch), x)
+        layers = gpu.empty((len(packed.layers), positions, pitch), x)
         for layer, (weights, slopes) in enumerate(packed.layers):
             product("conv", source, weights, slopes, layers[layer], blocks, width, positions, kernels, head=layer == 0)
             source = layers[layer]
-        out = empty((positions, level.outputs), x)
+        out = gpu.empty((positions, level.outputs), x)
         product("project", layers, packed.projection, packed.bias, out, blocks, width, positions, kernels)
-        fill = 4096 // _power(level.outputs)
+        fill = 4096 // gpu.power_of_two(level.outputs)
         kernels.fill_pruned[(_ceil(positions, fill),)](
             mask,
             packed.bias,
@@ -113,7 +98,7 @@ def run_level_triton(level: Level, x: Tensor, mask: Tensor) -> Tensor:
             COLUMNS=level.outputs,
             SIDE=side,
             BLOCK_M=fill,
-            BLOCK_N=_power(level.outputs),
+            BLOCK_N=gpu.power_of_two(level.outputs),
         )
     return out.view(batch, height, width, level.outputs).permute(0, 3, 1, 2)
 
@@ -161,7 +146,7 @@ def product(
     if choice is None:
         choice = choose(kind, pitch, columns, source.dtype, most, source.device)
     tiles = _ceil(most, choice.block_m) * _ceil(columns, choice.block_n)
-    kernels.active_product[(min(tiles, choice.waves * _multiprocessors(_index(source.device))),)](
+    kernels.active_product[(min(tiles, choice.waves * _multiprocessors(gpu.index_of(source.device))),)](
         source,
         weights,
         vector,
@@ -194,11 +179,11 @@ def choose(kind: str, pitch: int, columns: int, dtype: torch.dtype, rows: int, d
     size = dtype.itemsize
     choice = TUNED.get((kind, pitch, columns)) if size == 2 else None
     if choice is None:
-        block_n = min(128, max(16, _power(columns)))
+        block_n = min(128, max(16, gpu.power_of_two(columns)))
         choice = Choice(128, block_n, 64 if size == 2 else 32, 8 if block_n == 128 else 4, 3)
-    if rows < 2 * choice.block_m * _multiprocessors(_index(device)) and choice.block_m > 64:
+    if rows < 2 * choice.block_m * _multiprocessors(gpu.index_of(device)) and choice.block_m > 64:
         choice = replace(choice, block_m=64, warps=4)
-    room = _shared_memory(_index(device))
+    room = _shared_memory(gpu.index_of(device))
     while choice.shared_memory(size) > room and choice.stages > 2:
         choice = replace(choice, stages=choice.stages - 1)
     while choice.shared_memory(size) > room and choice.block_k > 16:
@@ -289,8 +274,8 @@ def _rows(x: Tensor, packed: Packed, mask: Tensor, side: int, kernels: Any) -> T
     rows = x.permute(0, 2, 3, 1)
     if channels == pitch and rows.is_contiguous() and rows.data_ptr() % 16 == 0:
         return rows.view(-1, pitch)
-    target = empty((batch * height * width, pitch), x)
-    across = _power(pitch)
+    target = gpu.empty((batch * height * width, pitch), x)
+    across = gpu.power_of_two(pitch)
     down = max(16, 4096 // across)
     kernels.pad_rows[(_ceil(target.shape[0], down),)](
         mask,
@@ -312,41 +297,8 @@ def _rows(x: Tensor, packed: Packed, mask: Tensor, side: int, kernels: Any) -> T
     return target
 
 
-def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Uninitialised memory for a kernel to write to; tests fill it with NaN."""
-    return like.new_empty(shape)
-
-
 def _ceil(number: int, unit: int) -> int:
     return -(-number // unit)
-
-
-def _power(number: int) -> int:
-    """The next power of two."""
-    return 1 << max(0, number - 1).bit_length()
-
-
-def _index(device: torch.device) -> int:
-    """The number of a CUDA device; -1 for the CPU, where kernels are interpreted."""
-    if device.type != "cuda":
-        return -1
-    return torch.cuda.current_device() if device.index is None else device.index
-
-
-def _on(device: torch.device) -> Any:
-    """Kernels are launched on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-@functools.cache
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
-def _too_old(index: int) -> str | None:
-    major, minor = torch.cuda.get_device_capability(index)
-    return None if major >= 7 or torch.version.hip else f"compute capability {major}.{minor} is below triton's 7.0"
 
 
 @functools.cache

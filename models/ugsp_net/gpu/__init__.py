@@ -1,0 +1,81 @@
+"""What CUDA devices do patch by patch and pixel by pixel, in Triton's kernels: search, paths, masks, levels' inputs,
+colour and rendering.
+
+A kernel that keeps what it needs in registers takes a tenth of the time that torch's operations take one after the
+other, each of which reads and writes whole maps and is a launch. See ``compiled``. Under ``TRITON_INTERPRET=1`` the
+kernels run on the processor, so that tests without a card reach them; nothing else calls them there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+_refused: list[None] = []
+
+
+def available(device: torch.device) -> bool:
+    """Whether kernels run on a device, and nobody asked for torch alone."""
+    return not _refused and why_not(device) is None
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why kernels cannot run on a device, in words for the user; None where they can."""
+    if not _installed():
+        return "triton is not installed (PyTorch for CUDA on Linux brings it)"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if device.type != "cuda":
+        return f"it runs on CUDA devices, not on {device.type}"
+    return _too_old(index_of(device))
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Inside, in all threads, it is not available."""
+    _refused.append(None)
+    try:
+        yield
+    finally:
+        _refused.pop()
+
+
+def on(device: torch.device) -> Any:
+    """Inside, kernels are launched on that device: Triton takes the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def index_of(device: torch.device) -> int:
+    """The number of a CUDA device; -1 for the processor, where kernels are interpreted."""
+    if device.type != "cuda":
+        return -1
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def power_of_two(number: int) -> int:
+    """The next one, at least 1."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def empty(shape: tuple[int, ...], like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Uninitialised memory for a kernel to write to; tests fill it with NaN."""
+    return like.new_empty(shape, dtype=dtype)
+
+
+@functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _too_old(index: int) -> str | None:
+    major, minor = torch.cuda.get_device_capability(index)
+    return None if major >= 7 or torch.version.hip else f"compute capability {major}.{minor} is below triton's 7.0"
