@@ -38,7 +38,7 @@ from ugsp_net.blocks import Level
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.network import UGSP
 from ugsp_net.sparse import BACKENDS, run_level, why_not
-from ugsp_net.sparse.triton_level import TUNED, BlockList, Choice, pack, padded, product
+from ugsp_net.sparse.triton_level import TUNED, BlockList, Choice, Weights, pack, pack_last, padded, product
 
 PRUNED = (2, 1, 0)
 """Levels, coarse to fine, as indices into STRIDES."""
@@ -194,8 +194,7 @@ class Job:
 
     kind: str
     source: Tensor
-    weights: Tensor
-    vector: Tensor
+    weights: Weights
     target: Tensor
     head: bool
     width: int
@@ -205,11 +204,10 @@ class Job:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        return self.kind, self.source.shape[-1], self.weights.shape[1]
+        return self.kind, self.source.shape[-1], self.weights.matrix.shape[1]
 
-    def run(self, blocks: BlockList, choice: Choice, kernels: Any) -> None:
-        positions = self.target.shape[0]
-        given = (self.kind, self.source, self.weights, self.vector, self.target, blocks, self.width, positions, kernels)
+    def run(self, blocks: BlockList, choice: Choice) -> None:
+        given = self.kind, self.source, self.weights, self.target, blocks, self.width
         product(*given, head=self.head, choice=choice)
 
     def work(self, share: float) -> float:
@@ -232,8 +230,6 @@ def candidates(columns: int) -> list[Choice]:
 
 
 def jobs(net: UGSP, arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Iterator[Job]:
-    from ugsp_net.sparse import triton_kernels
-
     for index in PRUNED:
         level, height, width, side = level_of(net, index, arguments.sizes[-1])
         packed = pack(level, dtype)
@@ -241,13 +237,22 @@ def jobs(net: UGSP, arguments: argparse.Namespace, device: torch.device, dtype: 
         masks = []
         for density in (1.0, 0.35):
             mask = make_mask(height // side, width // side, arguments.batch, density, arguments.masks, device)
-            masks.append((float(mask.mean()), BlockList(mask, side, triton_kernels)))
-        given = torch.randn(positions, padded(packed.inputs), device=device).to(dtype)
+            masks.append((float(mask.mean()), BlockList(mask, side)))
+        given = torch.randn(positions, padded(level.head.in_channels), device=device).to(dtype)
         layers = torch.randn(len(packed.layers), positions, padded(level.width), device=device).to(dtype)
-        out = layers.new_empty(positions, level.outputs)
-        yield Job("conv", given, *packed.layers[0], torch.empty_like(layers[0]), True, width, masks)
-        yield Job("conv", layers[0], *packed.layers[1], torch.empty_like(layers[0]), False, width, masks)
-        yield Job("project", layers, packed.projection, packed.bias, out, False, width, masks)
+        one = torch.empty_like(layers[0])
+        yield Job("conv", given, packed.layers[0], one, True, width, masks)
+        yield Job("conv", layers[0], packed.layers[1], one, False, width, masks)
+        if index > 0:
+            yield Job(
+                "project", layers, packed.projection, one.new_empty(positions, level.outputs), False, width, masks
+            )
+            continue
+        last = pack_last(level, net.synthesis, dtype)
+        projected = layers.new_zeros(positions, padded(level.outputs))
+        yield Job("project", layers, last.projection, projected, False, width, masks)
+        squares = layers.new_empty(positions, 4 * net.synthesis.OUTPUTS)
+        yield Job("conv", projected, last.enlarge, squares, True, width, masks)
 
 
 def tune(net: UGSP, arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
@@ -262,7 +267,7 @@ def tune(net: UGSP, arguments: argparse.Namespace, device: torch.device, dtype: 
         for share, blocks in job.masks:
 
             def run(_: int, blocks: BlockList = blocks) -> None:
-                job.run(blocks, choice, triton_kernels)
+                job.run(blocks, choice)
 
             try:
                 taken.append(timed(run, device, least=arguments.least, turns=3))
@@ -277,7 +282,7 @@ def tune(net: UGSP, arguments: argparse.Namespace, device: torch.device, dtype: 
 
     best: dict[tuple[str, int, int], Choice] = {}
     for job in jobs(net, arguments, device, dtype):
-        times = {choice: seconds(job, choice) for choice in candidates(job.weights.shape[1])}
+        times = {choice: seconds(job, choice) for choice in candidates(job.weights.matrix.shape[1])}
         fastest = min(times, key=lambda choice: times[choice])
         times = {choice: seconds(job, choice) for choice in (replace(fastest, waves=count) for count in WAVES)}
         best[job.key] = min(times, key=lambda choice: times[choice])

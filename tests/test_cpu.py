@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net
-from tests.test_search import shifted, texture
+from tests.test_search import busy, texture
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
 from ugsp_net.blocks import Activation, Conv, Convolutions
@@ -37,25 +37,6 @@ def assert_alike(made: tuple[Any, Any], within: float = 0.0) -> None:
         assert one.shape == other.shape
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other, rtol=within, atol=within)
-
-
-def busy(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Two pairs of frames. In the first some moves, some moves far and is small, and some differs in colour alone; the
-    second is a pan."""
-    x = torch.arange(width).expand(height, width)
-    pair = []
-    for left in (width // 3, width // 3 + 24):
-        frame = texture(height, width)
-        inside = (x - left).abs() < 12
-        inside[: height // 2] = False
-        frame[..., inside] = 1 - frame[..., inside]
-        tinted = (x - left + 30).abs() < 14
-        tinted[height // 4 :] = False
-        frame[:, 0, tinted] += 0.3
-        frame[:, 2, tinted] -= 0.3 * search._LUMA[0] / search._LUMA[2]
-        pair.append(frame)
-    pan = shifted(7, -3.5, height, width)
-    return torch.cat((pair[0], pan[0])), torch.cat((pair[1], pan[1]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (100, 236), (16, 272)])

@@ -148,7 +148,7 @@ def test_a_run_under_a_limit_is_made_in_windows() -> None:
 @pytest.mark.gpu
 def test_a_card_with_a_limit_gets_smaller_portions() -> None:
     """8 GiB of a card, as `set_per_process_memory_fraction` cuts it: 4K and 8K are made, whatever the prediction."""
-    device = torch.device("cuda")
+    device = torch.device("cuda", 0)
     total = torch.cuda.mem_get_info(device)[1]
     try:
         torch.cuda.set_per_process_memory_fraction(min(1.0, 8 * GIB / total), device)

@@ -44,6 +44,25 @@ def shifted(x: float, y: float, height: int = 192, width: int = 256) -> tuple[Te
     return cut(0, 0), cut(x, y)
 
 
+def busy(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Two pairs of frames. In the first some moves, some moves far and is small, and some differs in colour alone; the
+    second is a pan."""
+    x = torch.arange(width).expand(height, width)
+    pair = []
+    for left in (width // 3, width // 3 + 24):
+        frame = texture(height, width)
+        inside = (x - left).abs() < 12
+        inside[: height // 2] = False
+        frame[..., inside] = 1 - frame[..., inside]
+        tinted = (x - left + 30).abs() < 14
+        tinted[height // 4 :] = False
+        frame[:, 0, tinted] += 0.3
+        frame[:, 2, tinted] -= 0.3 * search._LUMA[0] / search._LUMA[2]
+        pair.append(frame)
+    pan = shifted(7, -3.5, height, width)
+    return torch.cat((pair[0], pan[0])), torch.cat((pair[1], pan[1]))
+
+
 @pytest.mark.parametrize(("x", "y"), [(1.5, -0.5), (6, 3.5), (-21, 9), (44, -30.5)])
 def test_a_shift_is_found_both_ways(x: float, y: float) -> None:
     flow = POINT * inverse_search(*shifted(x, y))

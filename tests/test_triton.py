@@ -42,6 +42,18 @@ def kernels(test: Callable[..., None]) -> Any:
     return needs_triton(test if INTERPRETED else pytest.mark.gpu(test))
 
 
+def interpreted(file: str) -> None:
+    """Run a file of tests again with the kernels interpreted, if triton is installed and that is not what runs."""
+    if INTERPRETED or not INSTALLED:
+        pytest.skip("starts what is running" if INTERPRETED else "triton is not installed")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment.pop("UGSP_REQUIRE_CUDA", None)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def full_of_nan(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What kernels must write to, if anyone is to read it."""
     dtype = dtype or like.dtype
@@ -214,16 +226,9 @@ def test_the_host_never_waits() -> None:
             torch.testing.assert_close(out, run_level(level, x, chosen, "reference"), atol=1e-5, rtol=1e-4)
 
 
-@needs_triton
-@pytest.mark.skipif(INTERPRETED, reason="starts what is running")
 def test_interpreted() -> None:
     """The tests above on the CPU, one kernel program after the other, in plain numpy."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment.pop("UGSP_REQUIRE_CUDA", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    interpreted(__file__)
 
 
 def test_the_share_that_is_performed_is_the_masks() -> None:

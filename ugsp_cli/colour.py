@@ -66,7 +66,7 @@ def planes_to_rgb(
     return _to_rgb(y, u, v, scales, *_luma_weights(colour.matrix, height), (layout.chroma_y, layout.chroma_x))
 
 
-@compiled_by("cpu.colour.to_rgb")
+@compiled_by("cpu.colour.to_rgb", "gpu.colour.to_rgb")
 def _to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts) -> Tensor:
     """[H, W] and twice [h, w], of whole numbers -> [1, 3, H, W] fp32. red, blue: their weights in luma."""
     luma_zero, luma_reach, chroma_zero, chroma_reach = scales
@@ -110,7 +110,7 @@ def _luma(rgb: Tensor, red: float, blue: float) -> Tensor:
     return (red * r).add_(g, alpha=1 - red - blue).add_(b, alpha=blue)
 
 
-@compiled_by("cpu.colour.to_planes")
+@compiled_by("cpu.colour.to_planes", "gpu.colour.to_planes")
 def _to_planes(rgb: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts, top: int) -> list[Tensor]:
     """[B, 3, H, W] fp32 -> [B, H, W] and twice [B, h, w], of whole numbers up to ``top``: inverse of ``_to_rgb``."""
     luma_zero, luma_reach, chroma_zero, chroma_reach = scales

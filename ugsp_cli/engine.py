@@ -71,7 +71,7 @@ class EngineOptions:
     batch_size: int | str = "auto"
     """Frames made at once."""
     backend: str = "auto"
-    """How pruned levels run: auto (tiles), reference, tiles or triton."""
+    """How pruned levels run: auto (triton on CUDA devices, else tiles), reference, tiles or triton."""
 
 
 @dataclass(frozen=True)
@@ -677,8 +677,7 @@ def _resolve_precision(text: str, device: torch.device) -> str:
 
 def _resolve_backend(text: str, device: torch.device) -> str:
     if text == "auto":
-        # Not yet triton on CUDA: its kernels equal the reference under the interpreter, but no card has run them.
-        return "tiles"
+        return "triton" if device.type == "cuda" and why_not("triton", device) is None else "tiles"
     if text not in BACKENDS:
         raise UsageError(f"no backend called {text!r}", f"Use auto or one of {', '.join(BACKENDS)}.")
     reason = why_not(text, device)

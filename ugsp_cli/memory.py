@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ugsp_net import gpu
+
 __all__ = ["USABLE", "free_bytes", "peak_bytes"]
 
 NETWORK_BYTES = {"fp32": 780, "bf16": 840, "fp16": 840}
@@ -39,7 +41,7 @@ def free_bytes(device: torch.device) -> int | None:
         free, total = torch.cuda.mem_get_info(device)
         held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
         # torch 2.6 has no way to read the limit that the process gave itself.
-        limit = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+        limit = getattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 1.0)(gpu.index_of(device))
         return min(free + held, int(limit * total)) - used
     if sys.platform != "linux":
         return None

@@ -254,8 +254,8 @@ def network_options() -> Decorator:
                 "--backend",
                 type=click.Choice(["auto", "reference", "tiles", "triton"]),
                 default="auto",
-                help="How skipping is done. auto: tiles. reference computes everything and masks it; triton needs an "
-                "NVIDIA card.",
+                help="How skipping is done. auto: triton on an NVIDIA card, else tiles. reference computes everything "
+                "and masks it.",
             ),
         ],
     )

@@ -109,7 +109,7 @@ def _measure_size(
     t = torch.full((batch,), 0.5, device=device)
     backend = "tiles" if engine.backend == "dense" else engine.backend
     kinds: list[float | None] = [None, *densities]
-    masks = {density: _masks(net, rows, columns, batch, density) for density in densities}
+    masks = {density: [mask.to(device) for mask in _masks(net, rows, columns, batch, density)] for density in densities}
     found: dict[float | None, list[dict[str, float]]] = {kind: [] for kind in kinds}
 
     def run(kind: float | None) -> Iterator[None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ugsp_net import gpu
 from ugsp_net.config import NetConfig
 
 LEAKY_SLOPE = 0.1
@@ -33,6 +34,10 @@ class Conv(nn.Conv2d):
             sides = [self.kernel_size[0] // 2] * 2, list(self.stride), [1, 1]
             fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sides, 1, *_LEAKY)
             return fused
+        if activation is not None and activation.slope is None and bias is not None and _by_kernels(x):
+            from ugsp_net.gpu.activation import add_and_activate  # it imports triton
+
+            return add_and_activate(F.conv2d(x, weight, None, self.stride, self.padding), bias, LEAKY_SLOPE)
         made = F.conv2d(x, weight, bias, self.stride, self.padding)
         return made if activation is None else activation(made)
 
@@ -113,6 +118,11 @@ def _by_onednn(x: Tensor) -> bool:
     if x.device.type != "cpu" or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
         return False
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _by_kernels(x: Tensor) -> bool:
+    """Whether a kernel adds the bias and activates: after cuDNN's convolutions these are two passes by themselves."""
+    return x.device.type == "cuda" and not torch.is_grad_enabled() and gpu.available(x.device)
 
 
 class Encoder(nn.Module):

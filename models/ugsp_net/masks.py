@@ -76,7 +76,7 @@ OVERLAID = 0.75
 passes before it in between, in none of the frames, must not be lost."""
 
 
-@compiled_by("cpu.masks.change")
+@compiled_by("cpu.masks.change", "gpu.masks.change")
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """What differs between two frames, [B, 3, H, W] -> [B, 2, H, W]: the largest of the three colours, and brightness,
     which what moves beside a pixel does not bleed into when colours are coded at half size."""
@@ -145,13 +145,13 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
     return still * enlarge(overlaid.float(), 8)
 
 
-@compiled_by("cpu.masks.share_below")
+@compiled_by("cpu.masks.share_below", "gpu.masks.share_below")
 def _share_below(changed: Tensor, limit: float, side: int) -> Tensor:
     """Share of pixels that changed less in every block of side x side, [B, 1, H, W] -> [B, 1, H / side, W / side]."""
     return over_blocks((changed < limit).float(), side)[0]
 
 
-@compiled_by("cpu.masks.rooted_edges")
+@compiled_by("cpu.masks.rooted_edges", "gpu.masks.rooted_edges")
 def _rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
     """Of every 2x2 pixels, the share that are part of an edge which is in both frames, and whether all show the same,
     1 or 0: [B, 1, H / 2, W / 2] each. As for ``still_pixels``."""

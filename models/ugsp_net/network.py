@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ugsp_net import cpu, matching
+from ugsp_net import cpu, gpu, matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import (
@@ -37,6 +37,8 @@ from ugsp_net.sparse import (
     Matching,
     SparseInputs,
     pays,
+    run_kernels,
+    run_last_kernels,
     run_last_tiles,
     run_level,
     run_tiles,
@@ -248,6 +250,7 @@ class UGSP(nn.Module):
             return False
         return self.config.activation == "leaky" and min(self.config.encoder_channels) >= 8
 
+    @torch.no_grad()
     def match(self, frame0: Tensor, frame1: Tensor, changed: Tensor | None = None) -> Tensor | None:
         """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant,
         and the pairs before and after. changed: what ``change`` makes of the frames, if it is known.
@@ -271,6 +274,7 @@ class UGSP(nn.Module):
             flow[..., top : top + found.shape[-2], left : left + found.shape[-1]] = found
         return flow
 
+    @torch.no_grad()
     def find(
         self,
         frame0: Tensor,
@@ -366,11 +370,18 @@ class UGSP(nn.Module):
             level = self._level(index)
             height, width = flow.shape[-2:]
             in_tiles = backend == "tiles" and not torch.is_grad_enabled()
-            # Where tiles are faster whatever is active, the dense network is made of them too.
-            computed = torch.ones_like(logits) if mask is None and in_tiles else mask
+            in_kernels = backend == "triton" and not torch.is_grad_enabled() and gpu.available(flow.device)
+            # Where tiles are faster whatever is active, the dense network is made of them too; kernels always are.
+            computed = torch.ones_like(logits) if mask is None and (in_tiles or in_kernels) else mask
             hidden: Tensor | None = None
             made: LastOutput | None = None
-            if computed is not None and in_tiles and pays(computed, height, self.dtype):
+            if computed is not None and in_kernels:
+                sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
+                if index == 0:
+                    made = run_last_kernels(level, self.synthesis, sparse, computed)
+                else:
+                    out = run_kernels(level, sparse, computed)
+            elif computed is not None and in_tiles and pays(computed, height, self.dtype):
                 sparse = self._sparse_inputs(index, first, second, above.feature, flow, t)
                 if index == 0:
                     made = run_last_tiles(level, self.synthesis, sparse, computed, height, width)
@@ -474,7 +485,8 @@ class UGSP(nn.Module):
         """
         prior, still = (None, None) if found is None else (found.prior, found.still)
         how = t, self.pace(t), prior, still
-        everywhere = moving is None or bool(moving.all())
+        # On a card to ask would be to wait.
+        everywhere = moving is None or (moving.device.type == "cpu" and bool(moving.all()))
         when = t.view(-1, 1, 1, 1)
         if not motion and self.refinement is None:
             if picture is None:

@@ -47,7 +47,7 @@ _SIDES = (2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, FINER * FINER)
 
 
 @torch.no_grad()
-@compiled_by("cpu.paths.trace")
+@compiled_by("cpu.paths.trace", "gpu.paths.trace")
 def trace(
     flow: Tensor,
     before: Tensor | None = None,
@@ -116,7 +116,7 @@ def is_cut(paths: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@compiled_by("cpu.paths.carry")
+@compiled_by("cpu.paths.carry", "gpu.paths.carry")
 def carry(paths: Tensor, t: Tensor) -> Tensor:
     """The flow at an instant, and which frame shows what lies there.
 

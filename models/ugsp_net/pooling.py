@@ -22,7 +22,7 @@ def halve(values: Tensor, down: bool = True, across: bool = True) -> Tensor:
     return (values[..., 0::2] + values[..., 1::2]) / 2 if across else values
 
 
-@compiled_by("cpu.masks.over_blocks")
+@compiled_by("cpu.masks.over_blocks", "gpu.masks.over_blocks")
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Mean and largest of every block of side x side positions, [B, C, H, W] -> [B, C, H / side, W / side] each."""
     batch, channels, height, width = values.shape

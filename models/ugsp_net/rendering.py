@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ugsp_net.sparse import LastOutput
 
 
-@compiled_by("cpu.rendering.put_rendered")
+@compiled_by("cpu.rendering.put_rendered", "gpu.rendering.put_rendered")
 def put_rendered(
     picture: Tensor,
     frame0: Tensor,

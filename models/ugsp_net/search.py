@@ -86,8 +86,7 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
         frames = [frame.float() for frame in (frame0, frame1)]
         sizes = [torch.cat([_brightness(frame) for frame in frames])]
         while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
-            height, width = sizes[-1].shape[-2:]
-            sizes.append(halve(F.pad(sizes[-1], (0, width % 2, 0, height % 2), mode="replicate")))
+            sizes.append(_smaller(sizes[-1]))
         flow: Tensor | None = None
         coarser: Tensor | None = None
         for level, image in reversed(list(enumerate(sizes))):
@@ -132,13 +131,20 @@ def luma(frame: Tensor) -> Tensor:
     return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
-@compiled_by("cpu.search.brightness")
+@compiled_by("cpu.search.brightness", "gpu.pictures.brightness")
 def _brightness(frame: Tensor) -> Tensor:
     """Of 0 to 255, at half the size: [B, 3, H, W] -> [B, 1, H / 2, W / 2]."""
     return 255 * halve(luma(frame))
 
 
-@compiled_by("cpu.search.of_points")
+@compiled_by("gpu.pictures.smaller")
+def _smaller(image: Tensor) -> Tensor:
+    """At half the size, rounded up: [B, 1, h, w] -> [B, 1, h / 2, w / 2]."""
+    height, width = image.shape[-2:]
+    return halve(F.pad(image, (0, width % 2, 0, height % 2), mode="replicate"))
+
+
+@compiled_by("cpu.search.of_points", "gpu.pictures.of_points")
 def _of_points(frame: Tensor) -> Tensor:
     """A value for each point: the mean of the four pixels in its middle, [B, C, H, W] -> [B, C, H / 4, W / 4]."""
     rows = frame[..., 1::POINT, :] + frame[..., 2::POINT, :]
@@ -349,7 +355,7 @@ def _displacements(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps)
 
 
-@compiled_by("cpu.search.search_size")
+@compiled_by("cpu.search.search_size", "gpu.search.search_size")
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:
@@ -412,7 +418,7 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     return _where_better(pictures, others, filled, chosen, found, better)[..., :height, :width]
 
 
-@compiled_by("cpu.search.miscoloured")
+@compiled_by("cpu.search.miscoloured", "gpu.search.miscoloured")
 def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
     """What differs where each patch is moved by its flow [B, N, 2], in the mean of the squares: of the colours less
     brightness, and of brightness, [B, N] each. pictures, others: [B, 3, h, w]; grid: rows and columns of patches."""
@@ -422,7 +428,7 @@ def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: 
     return differs.sub_(bright).square_().mean((1, 2)), bright.square_().mean((1, 2))
 
 
-@compiled_by("cpu.search.look_for_colours")
+@compiled_by("cpu.search.look_for_colours", "gpu.search.look_for_colours")
 def _look_for_colours(
     pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

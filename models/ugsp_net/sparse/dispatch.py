@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ugsp_net import gpu
-from ugsp_net.blocks import Level
-from ugsp_net.sparse.inputs import DenseInputs
+from ugsp_net.blocks import Level, Synthesis
+from ugsp_net.masks import block_side
+from ugsp_net.sparse.inputs import DenseInputs, SparseInputs
 from ugsp_net.sparse.reference import run_reference
-from ugsp_net.sparse.tiles import enlarged_share, matched_share, pays, run_tiles
-from ugsp_net.sparse.triton_level import run_level_triton
+from ugsp_net.sparse.tiles import LastOutput, enlarged_share, matched_share, pays, reached_share, run_tiles
+from ugsp_net.sparse.triton_level import run_last_triton, run_level_triton, run_rows_triton
 
 BACKENDS = ("reference", "tiles", "triton")
 """``reference``: every position, then times the mask (the truth, and differentiable). ``tiles``: active blocks only, in
@@ -50,8 +52,29 @@ def performed_share(mask: Tensor, level: int, height: int, width: int, backend: 
     """
     share, ones = mask.flatten(1).mean(1), mask.new_ones(mask.shape[0])
     if backend == "triton":
-        return torch.stack((share, ones), dim=1)
+        if level == 0:  # the nine taps of 3x3 for the four that each pixel has
+            return torch.stack((share, 9 / 4 * F.max_pool2d(mask, 3, 1, 1).flatten(1).mean(1)), dim=1)
+        return torch.stack((share, reached_share(mask, height, width)), dim=1)
     if backend == "tiles" and pays(mask, height, dtype):
         beside = enlarged_share if level == 0 else matched_share
         return torch.stack((share, beside(mask, height, width)), dim=1)
     return torch.stack((ones, ones), dim=1)
+
+
+def run_kernels(level: Level, inputs: SparseInputs, mask: Tensor) -> Tensor:
+    """A level on a CUDA device, from its inputs to its output: see ``run_level``. Not differentiable."""
+    height, width = inputs.flow.shape[-2:]
+    return run_rows_triton(level, _rows(inputs, mask), mask, height, width)
+
+
+def run_last_kernels(level: Level, synthesis: Synthesis, inputs: SparseInputs, mask: Tensor) -> LastOutput:
+    """The last level on a CUDA device, from its inputs to full resolution: see ``run_last_tiles``."""
+    height, width = inputs.flow.shape[-2:]
+    return run_last_triton(level, synthesis, _rows(inputs, mask), mask, height, width)
+
+
+def _rows(inputs: SparseInputs, mask: Tensor) -> Tensor:
+    # Importing it imports triton, which not every machine has.
+    from ugsp_net.gpu.inputs import rows
+
+    return rows(inputs, mask, block_side(mask, *inputs.flow.shape[-2:]))

@@ -56,10 +56,15 @@ def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
     return enlarge(squares, TILE)[..., :height, :width].flatten(1).mean(1)
 
 
+def reached_share(mask: Tensor, height: int, width: int) -> Tensor:
+    """Share of a level's positions that are active or beside it, [B]."""
+    return _reached(mask, height, width).flatten(1).mean(1)
+
+
 def enlarged_share(mask: Tensor, height: int, width: int) -> Tensor:
     """Work of the enlargement in ``run_last_tiles`` for a mask, as a share of the whole level's transposed convolution,
     [B]: what is active and one position around it, with the nine taps of 3x3 for the four that each pixel has."""
-    return _reached(mask, height, width).flatten(1).mean(1) * 9 / 4
+    return reached_share(mask, height, width) * 9 / 4
 
 
 def pays(mask: Tensor, height: int, dtype: torch.dtype) -> bool:
@@ -223,13 +228,13 @@ class ConstantOutput:
         small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))[0]  # [8, 8, 8]
         columns = torch.arange(2 * width, device=bias.device) % 2 + 2
         columns[0], columns[-1] = 0, 7
-        self._bands = small.index_select(2, columns)
-        """[8, 8, 2 * width]: rows that differ are the first, two that repeat, and the last."""
+        self.bands = small.index_select(2, columns)
+        """[8, 8, 2 * width] fp32: rows that differ are the first, two that repeat, and the last."""
         self.pictures, self.height, self.width = pictures, height, width
 
     def part(self, rows: slice, columns: slice) -> Tensor:
         """As ``LastOutput.part``."""
-        bands = self._bands[:, :, columns]
+        bands = self.bands[:, :, columns]
         outputs, _, width = bands.shape
         length = rows.stop - rows.start
         part = bands.new_empty((self.pictures, outputs, length // 2, 2, width))
@@ -243,7 +248,7 @@ class ConstantOutput:
 
     def lines(self, picture: int) -> tuple[Tensor, ...]:
         """As ``LastOutput.lines``."""
-        bands = self._bands.float()
+        bands = self.bands.float()
         nothing = bands.new_empty(0, 0)
         return nothing[None], bands, nothing.int(), nothing, nothing, nothing
 

@@ -54,7 +54,8 @@ def list_blocks(
 def active_product(
     source: tl.tensor,  # [positions, PITCH], or [TERMS, positions, PITCH] when PROJECT
     weights: tl.tensor,  # [at least TERMS * PITCH, a multiple of BLOCK_K; COLUMNS], zero where padded
-    vector: tl.tensor,  # [COLUMNS] fp32: the activation's slopes, or the bias when PROJECT
+    bias: tl.tensor,  # [COLUMNS] fp32
+    slopes: tl.tensor,  # [COLUMNS] fp32: what the activation takes sums below zero times; 1 where there is none
     target: tl.tensor,  # [positions, OUT_PITCH]
     blocks: tl.tensor,  # [entries] int32, from list_blocks
     near: tl.tensor,  # [entries] int32, from list_blocks
@@ -68,14 +69,14 @@ def active_product(
     STORED: tl.constexpr,  # columns that are stored
     OUT_PITCH: tl.constexpr,
     PROJECT: tl.constexpr,
-    HEAD: tl.constexpr,  # pruned neighbours are read too: the level's input is dense
+    HEAD: tl.constexpr,  # pruned neighbours are read too: they are in the source
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,  # multiply in fp32: the interpreter cannot multiply bf16
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """A 3x3 convolution with its activation, or the 1x1 projection of all layers, at the active positions.
+    """A 3x3 convolution or the 1x1 projection of all layers, with its activation, at the active positions.
 
     The sum over (tap, channel) is one flat axis, so that a step of ``BLOCK_K`` crosses from tap to tap and 48 channels
     waste nothing. Nine bits a row say which taps exist; the others read as zero and are never touched in memory.
@@ -126,11 +127,9 @@ def active_product(
                 left = left.to(tl.float32)
                 right_side = right_side.to(tl.float32)
             sums = tl.dot(left, right_side, sums, input_precision=PRECISION)
-        value = tl.load(vector + column, mask=column < COLUMNS, other=0.0)
-        if PROJECT:
-            sums += value[None, :]
-        else:
-            sums = tl.where(sums >= 0, sums, sums * value[None, :])
+        sums += tl.load(bias + column, mask=column < COLUMNS, other=0.0)[None, :]
+        slope = tl.load(slopes + column, mask=column < COLUMNS, other=0.0)
+        sums = tl.where(sums >= 0, sums, sums * slope[None, :])
         tl.store(
             target + position.to(tl.int64)[:, None] * OUT_PITCH + column[None, :],
             sums.to(target.dtype.element_ty),
@@ -141,8 +140,8 @@ def active_product(
 
 @triton.jit(do_not_specialize=["positions", "level_width", "columns"])
 def fill_pruned(
-    mask: tl.tensor,  # [entries] fp32
-    bias: tl.tensor,  # [COLUMNS or more] fp32
+    mask: tl.tensor,  # [entries] fp32: 0 where to write
+    values: tl.tensor,  # [COLUMNS or more] fp32
     target: tl.tensor,  # [positions, COLUMNS]
     positions: tl.tensor,
     level_width: tl.tensor,
@@ -152,14 +151,14 @@ def fill_pruned(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """Write the bias where nothing is computed, and nothing elsewhere."""
+    """Write the same values where nothing is computed, and nothing elsewhere."""
     position = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = position < positions
     # Pictures lie below each other and are whole blocks high, so the row of blocks needs no picture.
     entry = (position // (level_width * SIDE)) * columns + (position % level_width) // SIDE
     pruned = exists & (tl.load(mask + entry, mask=exists, other=1.0) == 0)
     column = tl.arange(0, BLOCK_N)
-    value = tl.load(bias + column, mask=column < COLUMNS, other=0.0).to(target.dtype.element_ty)
+    value = tl.load(values + column, mask=column < COLUMNS, other=0.0).to(target.dtype.element_ty)
     tl.store(
         target + position.to(tl.int64)[:, None] * COLUMNS + column[None, :],
         tl.broadcast_to(value[None, :], [BLOCK_M, BLOCK_N]),

@@ -11,15 +11,22 @@ The host never learns how many blocks are active. Grids have a fixed number of p
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ugsp_net import gpu
-from ugsp_net.blocks import LEAKY_SLOPE, Level
+from ugsp_net.blocks import LEAKY_SLOPE, Activation, Level, Synthesis
+from ugsp_net.masks import block_side
+from ugsp_net.sparse.squares import SquaresOutput
+from ugsp_net.sparse.tiles import ConstantOutput
+
+Made = TypeVar("Made")
 
 PITCH = 8
 """Channels of every buffer are filled up to a multiple of this: 16 bytes of bf16, the widest asynchronous copy."""
@@ -49,9 +56,17 @@ class Choice:
         return self.stages * self.block_k * (self.block_m + self.block_n) * item_size
 
 
-TUNED: dict[tuple[str, int, int], Choice] = {}
+TUNED: dict[tuple[str, int, int], Choice] = {
+    ("conv", 104, 48): Choice(128, 64, 64, 8, 1, 4),
+    ("conv", 48, 48): Choice(256, 64, 64, 8, 3, 2),
+    ("project", 48, 48): Choice(256, 64, 64, 8, 3, 4),
+    ("conv", 120, 64): Choice(256, 64, 64, 8, 3, 16),
+    ("conv", 64, 64): Choice(128, 64, 64, 8, 3, 2),
+    ("project", 64, 32): Choice(128, 32, 64, 4, 1, 16),
+    ("conv", 56, 48): Choice(128, 64, 64, 8, 1, 4),
+}
 """(``conv`` or ``project``, channels read per term, columns of the packed weights) -> what was measured to be fastest
-for two-byte types (``benchmarks/kernels.py --tune``)."""
+for two-byte types (``benchmarks/kernels.py --tune``, on an H100 in bf16)."""
 
 
 def padded(channels: int) -> int:
@@ -65,49 +80,66 @@ def run_level_triton(level: Level, x: Tensor, mask: Tensor) -> Tensor:
     x may have ``padded(inputs)`` channels instead of the level's inputs: what stands in the others must be finite, and
     is not used. Channels last and with that many channels it is read in place, else what is needed of it is copied.
     """
-    from ugsp_net.sparse import triton_kernels as kernels
-
-    batch, channels, height, width = x.shape
-    rows, columns = mask.shape[-2:]
-    side = width // columns
-    if rows * side != height or columns * side != width:
-        raise ValueError(f"a mask of {columns}x{rows} blocks does not cover a level of {width}x{height} positions")
-    packed = _packed(level, x.dtype, x.device)
-    if channels not in (packed.inputs, padded(packed.inputs)):
-        raise ValueError(f"the level takes {packed.inputs} channels, not {channels}")
-    positions = batch * height * width
+    channels, height, width = x.shape[1:]
+    side, inputs = block_side(mask, height, width), level.head.in_channels
+    if channels not in (inputs, padded(inputs)):
+        raise ValueError(f"the level takes {inputs} channels, not {channels}")
     with gpu.on(x.device):
+        rows = _rows(x, inputs, mask.to(torch.float32).contiguous(), side)
+    return run_rows_triton(level, rows, mask, height, width)
+
+
+def run_rows_triton(level: Level, rows: Tensor, mask: Tensor, height: int, width: int) -> Tensor:
+    """The same from the level's input as kernels read it. Returns [B, outputs, H, W], channels last.
+
+    rows: [B * H * W, ``padded(inputs)``], contiguous and from 16 bytes on, where an active block or its halo reads;
+    what stands behind the inputs must be finite there. mask: [B, 1, rows, columns], a grid of blocks over the level's
+    height x width positions.
+    """
+    packed = _packed(level, rows.dtype, rows.device)
+    with gpu.on(rows.device):
         mask = mask.to(torch.float32).contiguous()
-        blocks = BlockList(mask, side, kernels)
-        source = _rows(x, packed, mask, side, kernels)
-        pitch = padded(level.width)
-        layers = gpu.empty((len(packed.layers), positions, pitch), x)
-        for layer, (weights, slopes) in enumerate(packed.layers):
-            product("conv", source, weights, slopes, layers[layer], blocks, width, positions, kernels, head=layer == 0)
-            source = layers[layer]
-        out = gpu.empty((positions, level.outputs), x)
-        product("project", layers, packed.projection, packed.bias, out, blocks, width, positions, kernels)
-        fill = 4096 // gpu.power_of_two(level.outputs)
-        kernels.fill_pruned[(_ceil(positions, fill),)](
-            mask,
-            packed.bias,
-            out,
-            positions,
-            width,
-            columns,
-            COLUMNS=level.outputs,
-            SIDE=side,
-            BLOCK_M=fill,
-            BLOCK_N=gpu.power_of_two(level.outputs),
-        )
-    return out.view(batch, height, width, level.outputs).permute(0, 3, 1, 2)
+        blocks = BlockList(mask, block_side(mask, height, width))
+        layers = _run_layers(packed, rows, blocks, width)
+        out = gpu.empty((rows.shape[0], level.outputs), rows)
+        product("project", layers, packed.projection, out, blocks, width)
+        _fill(mask, packed.projection.nothing, out, width, blocks.side)
+    return out.view(mask.shape[0], height, width, level.outputs).permute(0, 3, 1, 2)
+
+
+def run_last_triton(
+    level: Level, synthesis: Synthesis, rows: Tensor, mask: Tensor, height: int, width: int
+) -> SquaresOutput:
+    """The last level to full resolution, from what ``run_rows_triton`` takes. Not differentiable, and never waits.
+
+    Pixels are made where a block or one of the eight around it is active, by the enlargement as a 3x3 convolution of
+    the projection, which is activated before it leaves the registers.
+    """
+    packed = _packed(level, rows.dtype, rows.device)
+    last = _packed_last(level, synthesis, rows.dtype, rows.device)
+    bands = _bands(level, synthesis, width, rows.device)
+    with gpu.on(rows.device):
+        active = (mask != 0).to(torch.float32).contiguous()
+        blocks = BlockList(active, block_side(mask, height, width))
+        reached = F.max_pool2d(active, 3, 1, 1)
+        layers = _run_layers(packed, rows, blocks, width)
+        projected = gpu.empty((rows.shape[0], padded(level.outputs)), rows)
+        product("project", layers, last.projection, projected, blocks, width)
+        # What is made reads one position beside it: only blocks beside those are filled.
+        unread = F.max_pool2d(reached, 3, 1, 1) == 0
+        _fill(active + unread, last.projection.nothing, projected, width, blocks.side)
+        squares = gpu.empty((rows.shape[0], 4 * Synthesis.OUTPUTS), rows)
+        product("conv", projected, last.enlarge, squares, BlockList(reached, blocks.side), width, head=True)
+    return SquaresOutput(squares.view(mask.shape[0], height, width, -1), reached, bands)
 
 
 class BlockList:
     """The active blocks of a mask, one after the other, on the device; the host does not know how many there are."""
 
-    def __init__(self, mask: Tensor, side: int, kernels: Any) -> None:
+    def __init__(self, mask: Tensor, side: int) -> None:
         """mask: [B, 1, rows, columns] fp32, contiguous; side: positions along a block's side."""
+        from ugsp_net.sparse import triton_kernels as kernels
+
         self.side = side
         self.most = mask.numel()
         """Blocks in the grid."""
@@ -123,39 +155,55 @@ class BlockList:
         )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What one matrix product multiplies by, and what it does to the sums."""
+
+    matrix: Tensor
+    """[terms * channels, outputs], both padded with zeros, (term, channel) with the channel fastest: 9 taps, or layers
+    of a projection."""
+    bias: Tensor
+    """[outputs] fp32, padded with zeros."""
+    slopes: Tensor
+    """The same: what sums below zero are taken times; 1 where there is no activation."""
+    nothing: Tensor
+    """The same: what comes of zeros."""
+
+
 def product(
     kind: str,
     source: Tensor,
-    weights: Tensor,
-    vector: Tensor,
+    weights: Weights,
     target: Tensor,
     blocks: BlockList,
     width: int,
-    positions: int,
-    kernels: Any,
     *,
     head: bool = False,
     choice: Choice | None = None,
 ) -> None:
     """One layer's ``conv``, or the ``project``-ion of all layers, into ``target``, [positions, channels], at the active
-    positions. source: [positions, pitch], for a projection [layers, positions, pitch]."""
+    positions. source: [positions, pitch], for a projection [layers, positions, pitch]; width: of the level, in
+    positions; head: pruned neighbours are read too."""
+    from ugsp_net.sparse import triton_kernels as kernels
+
     project = kind == "project"
     terms = source.shape[0] if project else 9
-    pitch, columns = source.shape[-1], weights.shape[1]
+    pitch, columns = source.shape[-1], weights.matrix.shape[1]
     most = blocks.most * blocks.side**2
     if choice is None:
         choice = choose(kind, pitch, columns, source.dtype, most, source.device)
     tiles = _ceil(most, choice.block_m) * _ceil(columns, choice.block_n)
     kernels.active_product[(min(tiles, choice.waves * _multiprocessors(gpu.index_of(source.device))),)](
         source,
-        weights,
-        vector,
+        weights.matrix,
+        weights.bias,
+        weights.slopes,
         target,
         blocks.first,
         blocks.near,
         blocks.count,
         width,
-        positions,
+        target.shape[0],
         SIDE=blocks.side,
         TERMS=terms,
         PITCH=pitch,
@@ -164,7 +212,7 @@ def product(
         OUT_PITCH=target.shape[1],
         PROJECT=project,
         HEAD=head,
-        PRECISION="tf32" if source.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee",
+        PRECISION=precision(source.dtype),
         UPCAST=kernels.INTERPRETED,
         BLOCK_M=choice.block_m,
         BLOCK_N=choice.block_n,
@@ -172,6 +220,11 @@ def product(
         num_warps=choice.warps,
         num_stages=choice.stages,
     )
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How kernels multiply numbers of a type: as cuDNN may."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
 
 
 def choose(kind: str, pitch: int, columns: int, dtype: torch.dtype, rows: int, device: torch.device) -> Choice:
@@ -195,44 +248,70 @@ def choose(kind: str, pitch: int, columns: int, dtype: torch.dtype, rows: int, d
 class Packed:
     """A level's weights as the kernels read them."""
 
-    inputs: int
-    """Channels that the level takes."""
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    """Of each layer: weights [9 * channels, width], both padded with zeros, (tap, channel) with the channel fastest;
-    and the activation's slopes, [width] fp32, padded."""
-    projection: Tensor
-    """[layers * width, outputs], padded."""
-    bias: Tensor
-    """[outputs] fp32, padded."""
+    width: int
+    """Channels of a layer."""
+    layers: tuple[Weights, ...]
+    projection: Weights
+
+
+@dataclass(frozen=True)
+class PackedLast:
+    """What the last level has besides, with its synthesis."""
+
+    projection: Weights
+    """With the synthesis' activation."""
+    enlarge: Weights
+    """As a 3x3 convolution, see ``Enlarge.as_3x3``."""
 
 
 @dataclass(frozen=True)
 class _Stamp:
-    """What a level's parameters were when they were packed."""
+    """What parameters were when something was made of them."""
 
     parameters: tuple[Tensor, ...]
     """Kept, so that their addresses are not given to others."""
     versions: tuple[int, ...]
+    how: tuple[Hashable, ...]
+    """What else it was made from."""
+
+    def same(self, other: _Stamp) -> bool:
+        """Whether the same would be made."""
+        if (self.versions, self.how) != (other.versions, other.how):
+            return False
+        pairs = zip(self.parameters, other.parameters, strict=True)
+        return all(one.data_ptr() == another.data_ptr() for one, another in pairs)
 
 
-_cache: WeakKeyDictionary[Level, dict[tuple[torch.dtype, torch.device], tuple[_Stamp, Packed]]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Level, dict[str, tuple[_Stamp, Any]]] = WeakKeyDictionary()
+
+
+def _kept(level: Level, synthesis: Synthesis | None, make: Callable[[], Made], *how: Hashable) -> Made:
+    """What is made of a level's parameters, and a synthesis', in the way that ``how`` tells, from its name on: made
+    anew only when one of them has changed. Of each name, one is kept."""
+    modules: list[Level | Synthesis] = [level] if synthesis is None else [level, synthesis]
+    parameters = tuple(parameter.detach() for module in modules for parameter in module.parameters())
+    versions = tuple(0 if parameter.is_inference() else parameter._version for parameter in parameters)
+    stamp = _Stamp(parameters, versions, how)
+    entries = _cache.setdefault(level, {})
+    name = str(how[0])
+    if name not in entries or not stamp.same(entries[name][0]):
+        entries[name] = stamp, make()
+    made: Made = entries[name][1]
+    return made
 
 
 def _packed(level: Level, dtype: torch.dtype, device: torch.device) -> Packed:
-    """The level's packed weights, packed anew only when a parameter has changed."""
-    entries = _cache.setdefault(level, {})
-    parameters = [parameter.detach() for parameter in level.parameters()]
-    versions = tuple(0 if parameter.is_inference() else parameter._version for parameter in parameters)
-    known = entries.get((dtype, device))
-    if known is not None:
-        stamp, packed = known
-        same = zip(parameters, stamp.parameters, strict=True)
-        if versions == stamp.versions and all(one.data_ptr() == other.data_ptr() for one, other in same):
-            return packed
-    packed = pack(level, dtype)
-    entries.clear()
-    entries[dtype, device] = _Stamp(tuple(parameters), versions), packed
-    return packed
+    return _kept(level, None, lambda: pack(level, dtype), "level", dtype, device)
+
+
+def _packed_last(level: Level, synthesis: Synthesis, dtype: torch.dtype, device: torch.device) -> PackedLast:
+    return _kept(level, synthesis, lambda: pack_last(level, synthesis, dtype), "last", dtype, device)
+
+
+@torch.no_grad()
+def _bands(level: Level, synthesis: Synthesis, width: int, device: torch.device) -> Tensor:
+    """See ``SquaresOutput.bands``; of a level of so many columns."""
+    return _kept(level, synthesis, lambda: ConstantOutput(level, synthesis, 1, 1, width).bands, "bands", width, device)
 
 
 @torch.no_grad()
@@ -244,12 +323,30 @@ def pack(level: Level, dtype: torch.dtype) -> Packed:
             raise ValueError("the triton backend runs pruned levels, whose convolutions have no bias")
         outputs, inputs = conv.weight.shape[:2]
         taps = conv.weight.to(dtype).permute(2, 3, 1, 0).reshape(9, inputs, outputs)
-        slopes = conv.weight.new_full((outputs,), LEAKY_SLOPE) if activation.slope is None else activation.slope
-        layers.append((_pad_weights(taps), _pad_vector(slopes)))
-    width, count = level.width, len(layers)
-    projection = level.project.weight.to(dtype).reshape(level.outputs, count, width).permute(1, 2, 0)
-    bias = level.bias().to(dtype).flatten()
-    return Packed(level.head.in_channels, tuple(layers), _pad_weights(projection), _pad_vector(bias))
+        layers.append(_weights(taps, taps.new_zeros(outputs), activation))
+    return Packed(level.width, tuple(layers), _projection(level, None, dtype))
+
+
+@torch.no_grad()
+def pack_last(level: Level, synthesis: Synthesis, dtype: torch.dtype) -> PackedLast:
+    """The same for the last level's way to full resolution."""
+    kernel, bias = synthesis.enlarge.as_3x3(dtype)  # [outputs, 9 * channels]
+    taps = kernel.unflatten(1, (9, -1)).permute(1, 2, 0)
+    return PackedLast(_projection(level, synthesis.activation, dtype), _weights(taps, bias, None))
+
+
+def _projection(level: Level, activation: Activation | None, dtype: torch.dtype) -> Weights:
+    terms = level.project.weight.to(dtype).reshape(level.outputs, -1, level.width).permute(1, 2, 0)
+    return _weights(terms, level.bias().to(dtype).flatten(), activation)
+
+
+def _weights(terms: Tensor, bias: Tensor, activation: Activation | None) -> Weights:
+    """terms: [terms, channels, outputs], of the activations' type; bias: [outputs]."""
+    slopes: Tensor | None = None if activation is None else activation.slope
+    if slopes is None:
+        slopes = torch.full_like(bias, 1 if activation is None else LEAKY_SLOPE, dtype=torch.float32)
+    bias, slopes = _pad_vector(bias), _pad_vector(slopes)
+    return Weights(_pad_weights(terms), bias, slopes, torch.where(bias >= 0, bias, bias * slopes))
 
 
 def _pad_weights(weights: Tensor) -> Tensor:
@@ -267,10 +364,44 @@ def _pad_vector(vector: Tensor) -> Tensor:
     return result
 
 
-def _rows(x: Tensor, packed: Packed, mask: Tensor, side: int, kernels: Any) -> Tensor:
+def _run_layers(packed: Packed, rows: Tensor, blocks: BlockList, width: int) -> Tensor:
+    """All layers' outputs at the active positions, [layers, positions, padded channels]."""
+    pitch = padded(packed.width)
+    layers = gpu.empty((len(packed.layers), rows.shape[0], pitch), rows)
+    for number, (weights, target) in enumerate(zip(packed.layers, layers, strict=True)):
+        product("conv", rows, weights, target, blocks, width, head=number == 0)
+        rows = target
+    return layers
+
+
+def _fill(mask: Tensor, values: Tensor, target: Tensor, width: int, side: int) -> None:
+    """Write the values, [channels or more] fp32, where a mask [B, 1, rows, columns] fp32 is 0 into [positions,
+    channels]."""
+    from ugsp_net.sparse import triton_kernels as kernels
+
+    positions, channels = target.shape
+    across = gpu.power_of_two(channels)
+    down = max(16, 4096 // across)
+    kernels.fill_pruned[(_ceil(positions, down),)](
+        mask,
+        values,
+        target,
+        positions,
+        width,
+        mask.shape[-1],
+        COLUMNS=channels,
+        SIDE=side,
+        BLOCK_M=down,
+        BLOCK_N=across,
+    )
+
+
+def _rows(x: Tensor, inputs: int, mask: Tensor, side: int) -> Tensor:
     """The level's input as [positions, padded channels]: x itself where it is that already."""
+    from ugsp_net.sparse import triton_kernels as kernels
+
     batch, channels, height, width = x.shape
-    pitch = padded(packed.inputs)
+    pitch = padded(inputs)
     rows = x.permute(0, 2, 3, 1)
     if channels == pitch and rows.is_contiguous() and rows.data_ptr() % 16 == 0:
         return rows.view(-1, pitch)
@@ -288,7 +419,7 @@ def _rows(x: Tensor, packed: Packed, mask: Tensor, side: int, kernels: Any) -> T
         x.stride(2),
         x.stride(3),
         x.stride(1),
-        CHANNELS=packed.inputs,
+        CHANNELS=inputs,
         PITCH=pitch,
         SIDE=side,
         BLOCK_M=down,

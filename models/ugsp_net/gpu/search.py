@@ -1,0 +1,766 @@
+"""The patches of ``search`` on CUDA devices: the same ones and the same tries, in a kernel for each round.
+
+In torch a try reads and writes everything several times over. Here a program holds some patches with all of their
+samples in registers, so that a round reads flows and writes flows, and frames are read through the cache. Between
+rounds there are two states, since a patch looks at what those around it had found before the round.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ugsp_net import gpu, search
+
+AT_ONCE = 512
+"""Samples of all the patches that a program holds."""
+POINTS = 256
+"""Points of the averaged flow that a program makes."""
+
+
+def search_size(
+    first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
+) -> tuple[Tensor, Tensor]:
+    """What ``search._search`` returns."""
+    frames = _Frames(first, second, search._sampled(level))
+    batch, count = first.shape[0], frames.rows * frames.columns
+    states = [gpu.empty((batch, 3, count), first) for _ in range(2)]
+    with gpu.on(first.device):
+        fits = frames.samples * search.NOISE / 4**level
+        given = [first.new_empty(1, 2, 1, 1) if one is None else _rows_at_once(one) for one in (flow, coarser)]
+        _begin[frames.grid](
+            *frames.told,
+            *given,
+            states[0],
+            *(stride for one in given for stride in one.stride()[:3]),
+            fits,
+            REACH=search.REACH if coarser is None else 0,
+            BEGUN=flow is not None,
+            **frames.sizes,
+        )
+        if level == 0:  # at smaller sizes, directions that agree early do not find out that they are wrong
+            _try_back[frames.grid](*frames.told, *states, batch, **frames.sizes)
+            states.reverse()
+        distances = search._distances(level)
+        for turn, distance in enumerate(distances):
+            if level == 1 and turn == len(distances) - 1:
+                _look_far(frames, states[0])
+            side = min(distance, max(1, min(frames.rows, frames.columns) - 1))
+            _try_around[frames.grid](
+                *frames.told, *states, side, search.DAMPING * frames.samples / search.PATCH**2, **frames.sizes
+            )
+            states.reverse()
+        best = states[0]
+        averaged = _averaged(first, second, frames, best)
+    return averaged, best[:, :2].unflatten(2, (frames.rows, frames.columns))
+
+
+def miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``search._miscoloured`` returns."""
+    frames = _Frames(pictures, others, search._one_in(search.COLOUR_SAMPLED))
+    out = gpu.empty((2, len(flow), grid[0] * grid[1]), flow)
+    with gpu.on(flow.device):
+        _see_colours[frames.grid](*frames.told, flow.contiguous(), *out, *search._LUMA, **frames.sizes)
+    coloured, bright = out
+    return coloured, bright
+
+
+def look_for_colours(
+    pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``search._look_for_colours`` returns."""
+    frames = _Frames(pictures, others, search._one_in(search.COLOUR_SAMPLED))
+    batch, count = chosen.shape
+    found, cost, least = flow.clone(memory_format=torch.contiguous_format), *gpu.empty((2, batch, count), flow)
+    with gpu.on(flow.device):
+        for turn, (reach, step) in enumerate(search.COLOUR_STEPS):
+            _look_around[(count, batch)](
+                *frames.told, chosen.contiguous(), found, cost, least, step, FIRST=turn == 0, **_around(frames, reach)
+            )
+    return found, cost, least
+
+
+def _look_far(frames: _Frames, state: Tensor) -> None:
+    """Let the patches that are lost try all flows within ``search.FAR`` positions of theirs; changes the state."""
+    cost = state[:, 2]
+    most = min(cost.shape[1], max(search.LOST_LEAST, int(search.LOST_SHARE * cost.shape[1])))
+    chosen = cost.topk(most, dim=1, sorted=False).indices
+    lost = search.LOST * frames.samples
+    _look_farther[(most, len(chosen))](*frames.told, chosen, state, lost, search.FOUND, **_around(frames, search.FAR))
+
+
+def _averaged(first: Tensor, second: Tensor, frames: _Frames, state: Tensor) -> Tensor:
+    """What ``search._averaged`` returns."""
+    batch, _, height, width = first.shape
+    spacing, patch = search.SPACING, search.PATCH
+    side = patch // spacing
+    frames = _Frames(first, second, [patch * (spacing * y) + spacing * x for y in range(side) for x in range(side)])
+    weights = gpu.empty((batch, side * side, frames.rows * frames.columns), state)
+    out = gpu.empty((batch, 2, -(-height // spacing), -(-width // spacing)), state)
+    _weigh[frames.grid](*frames.told, state, weights, **frames.sizes)
+    points = out.shape[2] * out.shape[3]
+    _average[(triton.cdiv(points, POINTS), batch)](
+        state, weights, out, out.shape[2], out.shape[3], frames.rows, frames.columns, SIDE=side, BLOCK=POINTS
+    )
+    return out
+
+
+class _Frames:
+    """A batch of frames whose patches are looked for in others, as kernels take them."""
+
+    def __init__(self, first: Tensor, second: Tensor, positions: list[int]) -> None:
+        """first, second: [B, C, h, w] fp32; positions: of a patch, with which it looks."""
+        batch, channels, height, width = first.shape
+        self.samples = len(positions)
+        self.rows, self.columns = -(-height // search.CELL), -(-width // search.CELL)
+        lanes = gpu.power_of_two(self.samples)
+        patches = AT_ONCE // lanes
+        self.grid = triton.cdiv(self.rows * self.columns, patches), batch
+        self.told: tuple[Any, ...] = (
+            first.contiguous(),
+            second.contiguous(),
+            _numbers(tuple(positions), first.device),
+            height,
+            width,
+            self.rows,
+            self.columns,
+        )
+        self.sizes: dict[str, Any] = {
+            "CHANNELS": channels,
+            "SAMPLES": self.samples,
+            "LANES": lanes,
+            "PATCHES": patches,
+            "PATCH": search.PATCH,
+            "CELL": search.CELL,
+        }
+
+
+def _around(frames: _Frames, reach: int) -> dict[str, Any]:
+    """The constants of kernels that take one patch each and try all displacements at once."""
+    sizes = {name: frames.sizes[name] for name in ("CHANNELS", "SAMPLES", "PATCH", "CELL")}
+    lanes = max(32, gpu.power_of_two((2 * reach + 1) ** 2))
+    return sizes | {"REACH": reach, "LANES": lanes, "num_warps": max(1, lanes // 64)}
+
+
+def _rows_at_once(values: Tensor) -> Tensor:
+    """A map whose columns lie beside each other."""
+    return values if values.stride(3) == 1 else values.contiguous()
+
+
+@functools.cache
+def _numbers(values: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+
+@triton.jit
+def _inside(value: tl.tensor, most: tl.tensor) -> tl.tensor:
+    """A coordinate that may be anything, no number too, taken to 0 to ``most``."""
+    value = tl.where(value > 0.0, value, 0.0)
+    return tl.minimum(value, most.to(tl.float32))
+
+
+@triton.jit
+def _read(
+    picture: tl.tensor, y: tl.tensor, x: tl.tensor, height: tl.tensor, width: tl.tensor, wanted: tl.tensor
+) -> tl.tensor:
+    """A plane between its positions, border values repeated."""
+    y = _inside(y, height - 1)
+    x = _inside(x, width - 1)
+    top = y.to(tl.int32)
+    left = x.to(tl.int32)
+    down = y - top.to(tl.float32)
+    right = x - left.to(tl.float32)
+    below = tl.minimum(top + 1, height - 1)
+    beside = tl.minimum(left + 1, width - 1)
+    upper = picture + top * width
+    lower = picture + below * width
+    a = tl.load(upper + left, mask=wanted, other=0.0)
+    b = tl.load(upper + beside, mask=wanted, other=0.0)
+    c = tl.load(lower + left, mask=wanted, other=0.0)
+    d = tl.load(lower + beside, mask=wanted, other=0.0)
+    above = a + right * (b - a)
+    under = c + right * (d - c)
+    return above + down * (under - above)
+
+
+@triton.jit
+def _whole(
+    picture: tl.tensor, y: tl.tensor, x: tl.tensor, height: tl.tensor, width: tl.tensor, wanted: tl.tensor
+) -> tl.tensor:
+    """A plane at its positions (int32), border values repeated."""
+    y = tl.minimum(tl.maximum(y, 0), height - 1)
+    x = tl.minimum(tl.maximum(x, 0), width - 1)
+    return tl.load(picture + y * width + x, mask=wanted, other=0.0)
+
+
+@triton.jit
+def _residual(
+    template: tl.tensor,
+    second: tl.tensor,
+    y: tl.tensor,
+    x: tl.tensor,
+    across: tl.tensor,
+    down: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    wanted: tl.tensor,
+) -> tl.tensor:
+    """What differs where patches [PATCHES] move by a flow: [PATCHES, LANES]; 0 where there is no sample. y, x: int32,
+    positions of the samples."""
+    found = _read(second, y.to(tl.float32) + down[:, None], x.to(tl.float32) + across[:, None], height, width, wanted)
+    return tl.where(wanted, found - template, 0.0)
+
+
+@triton.jit
+def _cost(residual: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
+    """Squared difference less that of the means, [PATCHES, LANES] -> [PATCHES]."""
+    total = tl.sum(residual, axis=1)
+    return tl.maximum(tl.sum(residual * residual, axis=1) - total * total * (1.0 / SAMPLES), 0.0)
+
+
+@triton.jit
+def _samples(
+    inside: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    SAMPLES: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """The patches of a program, whether there are such [PATCHES], and the positions of their samples and whether there
+    are such [PATCHES, LANES]."""
+    patch = tl.program_id(0) * PATCHES + tl.arange(0, PATCHES)
+    exists = patch < rows * columns
+    lane = tl.arange(0, LANES)
+    sample = tl.load(inside + lane, mask=lane < SAMPLES, other=0)
+    margin: tl.constexpr = (PATCH - CELL) // 2
+    y = ((patch // columns) * CELL - margin)[:, None] + (sample // PATCH)[None, :]
+    x = ((patch % columns) * CELL - margin)[:, None] + (sample % PATCH)[None, :]
+    wanted = exists[:, None] & (lane < SAMPLES)[None, :]
+    return patch, exists, y, x, wanted
+
+
+@triton.jit
+def _picture(frames: tl.tensor, height: tl.tensor, width: tl.tensor, CHANNELS: tl.constexpr) -> tl.tensor:
+    """The picture of a program."""
+    return frames + tl.program_id(1).to(tl.int64) * (CHANNELS * height * width)
+
+
+@triton.jit
+def _state_of(state: tl.tensor, count: tl.tensor) -> tl.tensor:
+    """The part of a state [B, 3, count] that belongs to the picture of a program."""
+    return state + tl.program_id(1).to(tl.int64) * (3 * count)
+
+
+@triton.jit
+def _keep(
+    state: tl.tensor,
+    patch: tl.tensor,
+    exists: tl.tensor,
+    across: tl.tensor,
+    down: tl.tensor,
+    cost: tl.tensor,
+    count: tl.tensor,
+) -> None:
+    """Write the flow and the cost of patches."""
+    tl.store(state + patch, across, mask=exists)
+    tl.store(state + count + patch, down, mask=exists)
+    tl.store(state + 2 * count + patch, cost, mask=exists)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "fits"])
+def _begin(
+    first: tl.tensor,  # [B, 1, h, w] fp32
+    second: tl.tensor,  # [B, 1, h, w] fp32
+    inside: tl.tensor,  # [SAMPLES] int32, numbers of the positions of a patch
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,  # of patches
+    columns: tl.tensor,
+    flow: tl.tensor,  # [B, 2, rows or more, columns or more] fp32: where patches begin, in positions of twice the size
+    coarser: tl.tensor,  # [B, 2, rows / 2, columns / 2] fp32: of the patches of the next smaller size
+    state: tl.tensor,  # [B, 3, rows * columns] fp32, out: flow (x, y); cost, -inf where a patch fits
+    flow_batch: tl.tensor,
+    flow_plane: tl.tensor,
+    flow_row: tl.tensor,
+    coarser_batch: tl.tensor,
+    coarser_plane: tl.tensor,
+    coarser_row: tl.tensor,
+    fits: tl.tensor,
+    REACH: tl.constexpr,  # at the smallest size every displacement within so many positions is tried, else 0
+    BEGUN: tl.constexpr,  # whether there is a flow to begin with
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+) -> None:
+    """Where patches begin, and what they try first."""
+    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    picture = tl.program_id(1).to(tl.int64)
+    first = _picture(first, height, width, CHANNELS)
+    second = _picture(second, height, width, CHANNELS)
+    template = _whole(first, y, x, height, width, wanted)
+    across = tl.zeros([PATCHES], dtype=tl.float32)
+    down = tl.zeros([PATCHES], dtype=tl.float32)
+    row = patch // columns
+    column = patch % columns
+    if BEGUN:
+        place = flow + picture * flow_batch + row * flow_row + column
+        across = 2.0 * tl.load(place, mask=exists, other=0.0)
+        down = 2.0 * tl.load(place + flow_plane, mask=exists, other=0.0)
+    cost = _cost(_residual(template, second, y, x, across, down, height, width, wanted), SAMPLES)
+    cost = tl.where(cost > fits, cost, -float("inf"))
+    if tl.max(tl.where(exists, cost, -float("inf")), axis=0) > -float("inf"):
+        if REACH > 0:
+            side: tl.constexpr = 2 * REACH + 1
+            for number in range(side * side):
+                tried_x = tl.zeros([PATCHES], dtype=tl.float32) + (number // side - REACH)
+                tried_y = tl.zeros([PATCHES], dtype=tl.float32) + (number % side - REACH)
+                tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
+                better = tried < cost
+                across = tl.where(better, tried_x, across)
+                down = tl.where(better, tried_y, down)
+                cost = tl.where(better, tried, cost)
+        else:
+            place = coarser + picture * coarser_batch + (row // 2) * coarser_row + column // 2
+            tried_x = 2.0 * tl.load(place, mask=exists, other=0.0)
+            tried_y = 2.0 * tl.load(place + coarser_plane, mask=exists, other=0.0)
+            tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
+            better = tried < cost
+            across = tl.where(better, tried_x, across)
+            down = tl.where(better, tried_y, down)
+            cost = tl.where(better, tried, cost)
+    _keep(_state_of(state, rows * columns), patch, exists, across, down, cost, rows * columns)
+
+
+@triton.jit
+def _nearest(position: tl.tensor, count: tl.tensor) -> tl.tensor:
+    """The nearest of so many patches in a row, of two as near the even one; int32."""
+    position = _inside(position, count - 1)
+    # What is added makes whole numbers of fp32, to which the processor rounds as it should.
+    return ((position + 12582912.0) - 12582912.0).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "pictures"])
+def _try_back(
+    first: tl.tensor,
+    second: tl.tensor,
+    inside: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    before: tl.tensor,  # [B, 3, rows * columns] fp32, as ``_begin`` writes it
+    after: tl.tensor,  # the same, out
+    pictures: tl.tensor,  # the second half are the others of the first half
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+) -> None:
+    """Try the way back from the patch of the other frame that is nearest to where each patch leads."""
+    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    count = rows * columns
+    own = _state_of(before, count)
+    picture = tl.program_id(1)
+    other = before + ((picture + pictures // 2) % pictures).to(tl.int64) * (3 * count)
+    across = tl.load(own + patch, mask=exists, other=0.0)
+    down = tl.load(own + count + patch, mask=exists, other=0.0)
+    cost = tl.load(own + 2 * count + patch, mask=exists, other=-float("inf"))
+    if tl.max(cost, axis=0) > -float("inf"):
+        first = _picture(first, height, width, CHANNELS)
+        second = _picture(second, height, width, CHANNELS)
+        template = _whole(first, y, x, height, width, wanted)
+        row = _nearest((patch // columns).to(tl.float32) + down * (1.0 / CELL), rows)
+        column = _nearest((patch % columns).to(tl.float32) + across * (1.0 / CELL), columns)
+        tried_x = -tl.load(other + row * columns + column, mask=exists, other=0.0)
+        tried_y = -tl.load(other + count + row * columns + column, mask=exists, other=0.0)
+        tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
+        better = tried < cost
+        across = tl.where(better, tried_x, across)
+        down = tl.where(better, tried_y, down)
+        cost = tl.where(better, tried, cost)
+    _keep(_state_of(after, count), patch, exists, across, down, cost, count)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "side", "damping"])
+def _try_around(
+    first: tl.tensor,
+    second: tl.tensor,
+    inside: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    before: tl.tensor,  # [B, 3, rows * columns] fp32, as ``_begin`` writes it
+    after: tl.tensor,  # the same, out
+    side: tl.tensor,  # patches to those whose flow is tried
+    damping: tl.tensor,
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+) -> None:
+    """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
+    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    count = rows * columns
+    before = _state_of(before, count)
+    across = tl.load(before + patch, mask=exists, other=0.0)
+    down = tl.load(before + count + patch, mask=exists, other=0.0)
+    cost = tl.load(before + 2 * count + patch, mask=exists, other=-float("inf"))
+    if tl.max(cost, axis=0) > -float("inf"):
+        first = _picture(first, height, width, CHANNELS)
+        second = _picture(second, height, width, CHANNELS)
+        template = _whole(first, y, x, height, width, wanted)
+        residual = _residual(template, second, y, x, across, down, height, width, wanted)
+        row = patch // columns
+        column = patch % columns
+        for beside in range(4):  # above, below, left, right
+            there_row = row + tl.where(beside < 2, (2 * beside - 1) * side, 0)
+            there_column = column + tl.where(beside < 2, 0, (2 * beside - 5) * side)
+            there = tl.minimum(tl.maximum(there_row, 0), rows - 1) * columns
+            there += tl.minimum(tl.maximum(there_column, 0), columns - 1)
+            tried_x = tl.load(before + there, mask=exists, other=0.0)
+            tried_y = tl.load(before + count + there, mask=exists, other=0.0)
+            found = _residual(template, second, y, x, tried_x, tried_y, height, width, wanted)
+            tried = _cost(found, SAMPLES)
+            better = tried < cost
+            across = tl.where(better, tried_x, across)
+            down = tl.where(better, tried_y, down)
+            cost = tl.where(better, tried, cost)
+            residual = tl.where(better[:, None], found, residual)
+        # Outside the frame nothing is known of where it slopes.
+        slopes = wanted & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        slope_x = _whole(first, y, x + 1, height, width, slopes) - _whole(first, y, x - 1, height, width, slopes)
+        slope_y = _whole(first, y + 1, x, height, width, slopes) - _whole(first, y - 1, x, height, width, slopes)
+        slope_x = 0.5 * slope_x
+        slope_y = 0.5 * slope_y
+        # Less each patch's mean: a change of brightness is no motion.
+        slope_x = tl.where(wanted, slope_x - (tl.sum(slope_x, axis=1) * (1.0 / SAMPLES))[:, None], 0.0)
+        slope_y = tl.where(wanted, slope_y - (tl.sum(slope_y, axis=1) * (1.0 / SAMPLES))[:, None], 0.0)
+        xx = tl.sum(slope_x * slope_x, axis=1) + damping
+        yy = tl.sum(slope_y * slope_y, axis=1) + damping
+        xy = tl.sum(slope_x * slope_y, axis=1)
+        along_x = tl.sum(slope_x * residual, axis=1)
+        along_y = tl.sum(slope_y * residual, axis=1)
+        scale = 1.0 / (xx * yy - xy * xy)
+        tried_x = across - (yy * along_x - xy * along_y) * scale
+        tried_y = down - (xx * along_y - xy * along_x) * scale
+        tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
+        better = tried < cost
+        across = tl.where(better, tried_x, across)
+        down = tl.where(better, tried_y, down)
+        cost = tl.where(better, tried, cost)
+    _keep(_state_of(after, count), patch, exists, across, down, cost, count)
+
+
+@triton.jit
+def _least_around(
+    first: tl.tensor,
+    second: tl.tensor,
+    inside: tl.tensor,
+    number: tl.tensor,
+    across: tl.tensor,
+    down: tl.tensor,
+    step: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    columns: tl.tensor,
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+    REACH: tl.constexpr,
+    LANES: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """The best flow for one patch of those within REACH steps of (across, down), and its cost."""
+    side: tl.constexpr = 2 * REACH + 1
+    margin: tl.constexpr = (PATCH - CELL) // 2
+    lane = tl.arange(0, LANES)
+    tries = lane < side * side
+    tried_x = across + step * (lane // side - REACH).to(tl.float32)
+    tried_y = down + step * (lane % side - REACH).to(tl.float32)
+    top = (number // columns) * CELL - margin
+    left = (number % columns) * CELL - margin
+    summed = tl.zeros([LANES], dtype=tl.float32)
+    squares = tl.zeros([LANES], dtype=tl.float32)
+    for sample in range(SAMPLES):
+        place = tl.load(inside + sample)
+        y = top + place // PATCH
+        x = left + place % PATCH
+        within = tl.minimum(tl.maximum(y, 0), height - 1) * width + tl.minimum(tl.maximum(x, 0), width - 1)
+        for channel in tl.static_range(CHANNELS):
+            plane = channel * height * width
+            found = _read(second + plane, y.to(tl.float32) + tried_y, x.to(tl.float32) + tried_x, height, width, tries)
+            found -= tl.load(first + plane + within)
+            summed += found
+            squares += found * found
+    cost = tl.maximum(squares - summed * summed * (1.0 / (SAMPLES * CHANNELS)), 0.0)
+    cost = tl.where(tries, cost, float("inf"))
+    best = tl.argmin(cost, axis=0)
+    best_x = across + step * (best // side - REACH).to(tl.float32)
+    best_y = down + step * (best % side - REACH).to(tl.float32)
+    return tl.min(cost, axis=0), best_x, best_y
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "lost", "found"])
+def _look_farther(
+    first: tl.tensor,
+    second: tl.tensor,
+    inside: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    chosen: tl.tensor,  # [B, K] int64, numbers of patches
+    state: tl.tensor,  # [B, 3, rows * columns] fp32, changed
+    lost: tl.tensor,  # cost from which a patch is taken for lost
+    found: tl.tensor,  # the part of it that may be left
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+    REACH: tl.constexpr,
+    LANES: tl.constexpr,
+) -> None:
+    """One patch that may be lost."""
+    count = rows * columns
+    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    number = tl.load(chosen + place).to(tl.int32)
+    state = _state_of(state, count) + number
+    cost = tl.load(state + 2 * count)
+    if cost > lost:
+        first = _picture(first, height, width, CHANNELS)
+        second = _picture(second, height, width, CHANNELS)
+        across = tl.load(state)
+        down = tl.load(state + count)
+        least, best_x, best_y = _least_around(
+            first,
+            second,
+            inside,
+            number,
+            across,
+            down,
+            1.0,
+            height,
+            width,
+            columns,
+            CHANNELS,
+            SAMPLES,
+            PATCH,
+            CELL,
+            REACH,
+            LANES,
+        )
+        if least < found * cost:
+            tl.store(state, best_x)
+            tl.store(state + count, best_y)
+            tl.store(state + 2 * count, least)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "step"])
+def _look_around(
+    first: tl.tensor,  # [B, 3, h, w] fp32
+    second: tl.tensor,
+    inside: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    chosen: tl.tensor,  # [B, K] int64, numbers of patches
+    flow: tl.tensor,  # [B, K, 2] fp32, changed
+    cost: tl.tensor,  # [B, K] fp32, out where FIRST: by the flow as it was
+    least: tl.tensor,  # [B, K] fp32, changed, out where FIRST
+    step: tl.tensor,
+    FIRST: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+    REACH: tl.constexpr,
+    LANES: tl.constexpr,
+) -> None:
+    """One patch that looks for its colours."""
+    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    number = tl.load(chosen + place).to(tl.int32)
+    first = _picture(first, height, width, CHANNELS)
+    second = _picture(second, height, width, CHANNELS)
+    across = tl.load(flow + 2 * place)
+    down = tl.load(flow + 2 * place + 1)
+    if FIRST:
+        before, _, _ = _least_around(
+            first,
+            second,
+            inside,
+            number,
+            across,
+            down,
+            0.0,
+            height,
+            width,
+            columns,
+            CHANNELS,
+            SAMPLES,
+            PATCH,
+            CELL,
+            0,
+            32,
+        )
+        tl.store(cost + place, before)
+    else:
+        before = tl.load(least + place)
+    tried, best_x, best_y = _least_around(
+        first,
+        second,
+        inside,
+        number,
+        across,
+        down,
+        step,
+        height,
+        width,
+        columns,
+        CHANNELS,
+        SAMPLES,
+        PATCH,
+        CELL,
+        REACH,
+        LANES,
+    )
+    better = tried < before
+    tl.store(flow + 2 * place, tl.where(better, best_x, across))
+    tl.store(flow + 2 * place + 1, tl.where(better, best_y, down))
+    tl.store(least + place, tl.where(better, tried, before))
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "red", "green", "blue"])
+def _see_colours(
+    first: tl.tensor,  # [B, 3, h, w] fp32
+    second: tl.tensor,
+    inside: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    flow: tl.tensor,  # [B, rows * columns, 2] fp32
+    coloured: tl.tensor,  # [B, rows * columns] fp32, out
+    bright: tl.tensor,  # the same, out
+    red: tl.tensor,  # weights of the colours in brightness
+    green: tl.tensor,
+    blue: tl.tensor,
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+) -> None:
+    """What differs in the colours less brightness, and in brightness, in the mean of the squares."""
+    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    first = _picture(first, height, width, CHANNELS)
+    second = _picture(second, height, width, CHANNELS)
+    size = height * width
+    place = tl.program_id(1).to(tl.int64) * (rows * columns) + patch
+    across = tl.load(flow + 2 * place, mask=exists, other=0.0)
+    down = tl.load(flow + 2 * place + 1, mask=exists, other=0.0)
+    r = _whole(first, y, x, height, width, wanted)
+    g = _whole(first + size, y, x, height, width, wanted)
+    b = _whole(first + 2 * size, y, x, height, width, wanted)
+    r = _residual(r, second, y, x, across, down, height, width, wanted)
+    g = _residual(g, second + size, y, x, across, down, height, width, wanted)
+    b = _residual(b, second + 2 * size, y, x, across, down, height, width, wanted)
+    dark = red * r + green * g + blue * b
+    r -= dark
+    g -= dark
+    b -= dark
+    tl.store(coloured + place, tl.sum(r * r + g * g + b * b, axis=1) * (1.0 / (3 * SAMPLES)), mask=exists)
+    tl.store(bright + place, tl.sum(dark * dark, axis=1) * (1.0 / SAMPLES), mask=exists)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
+def _weigh(
+    first: tl.tensor,
+    second: tl.tensor,
+    inside: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    state: tl.tensor,  # [B, 3, rows * columns] fp32
+    weights: tl.tensor,  # [B, SAMPLES, rows * columns] fp32, out
+    CHANNELS: tl.constexpr,
+    SAMPLES: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+) -> None:
+    """How well each patch fits at its points, which is what its flow weighs there."""
+    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    count = rows * columns
+    state = _state_of(state, count)
+    first = _picture(first, height, width, CHANNELS)
+    second = _picture(second, height, width, CHANNELS)
+    across = tl.load(state + patch, mask=exists, other=0.0)
+    down = tl.load(state + count + patch, mask=exists, other=0.0)
+    template = _whole(first, y, x, height, width, wanted)
+    residual = _residual(template, second, y, x, across, down, height, width, wanted)
+    fit = _cost(residual, SAMPLES) * (1.0 / SAMPLES) + 4.0
+    weight = 1.0 / (tl.maximum(tl.abs(residual), 1.0) * fit[:, None])
+    lane = tl.arange(0, LANES)
+    start = weights + tl.program_id(1).to(tl.int64) * (SAMPLES * count)
+    tl.store(start + lane[None, :] * count + patch[:, None], weight, mask=wanted)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
+def _average(
+    state: tl.tensor,  # [B, 3, rows * columns] fp32
+    weights: tl.tensor,  # [B, SIDE * SIDE, rows * columns] fp32, from ``_weigh``
+    out: tl.tensor,  # [B, 2, height, width] fp32, out
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    SIDE: tl.constexpr,  # points of a patch, down and across; the next patch is half of that away
+    BLOCK: tl.constexpr,
+) -> None:
+    """The mean of the flows of the four patches that cover a point."""
+    step: tl.constexpr = SIDE // 2
+    point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = point < height * width
+    # Patches begin a quarter of their side outside the frame.
+    y = point // width + SIDE // 4
+    x = point % width + SIDE // 4
+    count = rows * columns
+    state = _state_of(state, count)
+    weights += tl.program_id(1).to(tl.int64) * (SIDE * SIDE * count)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    across = tl.zeros([BLOCK], dtype=tl.float32)
+    down = tl.zeros([BLOCK], dtype=tl.float32)
+    for corner in tl.static_range(4):
+        row = y // step - corner // 2
+        column = x // step - corner % 2
+        inner = (y - row * step) * SIDE + (x - column * step)
+        covers = exists & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        patch = row * columns + column
+        weight = tl.load(weights + inner * count + patch, mask=covers, other=0.0)
+        total += weight
+        across += weight * tl.load(state + patch, mask=covers, other=0.0)
+        down += weight * tl.load(state + count + patch, mask=covers, other=0.0)
+    place = out + tl.program_id(1).to(tl.int64) * (2 * height * width) + point
+    tl.store(place, across / total, mask=exists)
+    tl.store(place + height * width, down / total, mask=exists)

@@ -1,0 +1,91 @@
+"""The search's kernels against torch, of every size by itself: on a card, and interpreted where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.test_search import busy, texture
+from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, interpreted, kernels
+from ugsp_net import search
+from ugsp_net.compiled import only_torch
+
+if INSTALLED:
+    from ugsp_net.gpu import search as gpu_search
+
+__all__ = ["exact"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes one program after the other, so they are few."""
+    if INTERPRETED:
+        monkeypatch.setattr(gpu_search, "AT_ONCE", 4096)
+        monkeypatch.setattr(search, "LOST_LEAST", 6)
+
+
+def moved(values: Any) -> Any:
+    return values.to(DEVICE) if isinstance(values, Tensor) else values
+
+
+@kernels
+@pytest.mark.parametrize(("height", "width"), [(96, 112), (52, 100), (16, 136)])
+def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But where two places fit equally well: sums are taken in another order."""
+    of_size, sizes = search._search, 0
+
+    def compare(*arguments: Any) -> tuple[Tensor, Tensor]:
+        nonlocal sizes
+        sizes += 1
+        in_torch = of_size(*arguments)
+        made = gpu_search.search_size(*map(moved, arguments))
+        for one, other in zip(in_torch, made, strict=True):
+            assert one.shape == other.shape
+            assert other.isfinite().all()
+            assert ((one - other.to(one.device)).abs() > 0.01).float().mean() < 0.02
+            assert (one - other.to(one.device)).abs().median() < 1e-3
+        return in_torch
+
+    monkeypatch.setattr(search, "_search", compare)
+    with only_torch(), torch.inference_mode():
+        assert search.inverse_search(*busy(height, width)).abs().max() > 1
+    assert sizes == ({16: 1, 52: 3, 96: 4}[height])
+
+
+@kernels
+def test_every_step_for_colours_is_the_same() -> None:
+    pictures = 255 * torch.stack([texture(44, 60, seed)[0] for seed in (0, 1)])
+    grid, chosen = (11, 15), torch.tensor([[3, 77, 164], [0, 14, 90]])
+    flow = 3 * torch.randn(2, 11 * 15, 2)
+    near = flow.gather(1, chosen[..., None].expand(-1, -1, 2))
+    given = pictures, pictures.flip(0), grid
+    with torch.inference_mode(), only_torch():
+        seen, found = search._miscoloured(*given, flow), search._look_for_colours(*given, chosen, near)
+    with torch.inference_mode():
+        given = tuple(map(moved, given))
+        seen_there = gpu_search.miscoloured(*given, moved(flow))
+        found_there = gpu_search.look_for_colours(*given, moved(chosen), moved(near))
+    for one, other in (*zip(seen, seen_there, strict=True), *zip(found[1:], found_there[1:], strict=True)):
+        torch.testing.assert_close(other.to(one.device), one, rtol=1e-3, atol=1e-3)
+    # Two flows may cost the same.
+    assert (found[0] - found_there[0].to(near.device)).abs().median() < 1e-4
+    assert (found[2] < 0.9 * found[1]).all()
+
+
+@kernels
+def test_flow_that_is_no_number_reads_nothing_outside() -> None:
+    first, second = (255 * moved(texture(40, 56, seed)[:, :1].repeat(2, 1, 1, 1)) for seed in (0, 1))
+    begun = torch.full((2, 2, 10, 14), float("nan"), device=DEVICE)
+    begun[0, :, :5], begun[1, :, :5] = float("inf"), 1e30
+    with torch.inference_mode():
+        averaged, best = gpu_search.search_size(first, second, begun, begun[..., ::2, ::2].contiguous(), 1)
+    assert averaged.shape == (2, 2, 20, 28)
+    assert best.shape == (2, 2, 10, 14)
+
+
+def test_interpreted() -> None:
+    """The tests above on the CPU."""
+    interpreted(__file__)
