@@ -18,7 +18,7 @@ from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_t
 from ugsp_net import gpu, paths
 from ugsp_net.compiled import only_torch
 
-SIZES = [(1, 1), (3, 2), (9, 35)] if INTERPRETED else [(1, 1), (3, 2), (13, 19), (9, 35), (41, 70), (272, 480)]
+SIZES = [(1, 1), (9, 35)] if INTERPRETED else [(1, 1), (3, 2), (13, 19), (9, 35), (41, 70), (272, 480)]
 """Less than a tile of any kernel, and several with a remainder, both ways."""
 T = (0.3, 0.6)
 
@@ -59,20 +59,30 @@ def assert_alike(made: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(made, expected, atol=tolerance, rtol=tolerance)
 
 
-def check_trace(*arguments: Any, tolerance: float = 5e-4) -> Tensor:
-    """As torch makes it, whose grids are relative to the map's size: a position is off by some 1e-6 in them, which is
-    as much of how far neighbours differ, and more where exponents follow."""
+def tolerance_of(width: int) -> float:
+    """Torch's grids are relative to a map's size: positions in a large one are farther off, by 5e-5 in 480."""
+    return 5e-4 if width < 100 else 5e-3
+
+
+def rounding(values: Tensor) -> float:
+    """What torch may be off by: its grids are relative to the map's size, positions in them off by up to 3e-8 of it,
+    which is as much of how far neighbours differ, and more where exponents follow."""
+    return max(5e-4, 1e-5 * values.shape[-1])
+
+
+def check_trace(*arguments: Any) -> Tensor:
+    """Return what torch makes."""
     with only_torch():
         expected = paths.trace(*arguments)
-    assert_alike(by_kernels().trace(*arguments), expected, tolerance)
+    assert_alike(by_kernels().trace(*arguments), expected, rounding(expected))
     return expected
 
 
-def check_carry(traced: Tensor, *times: float, tolerance: float = 5e-4) -> None:
+def check_carry(traced: Tensor, *times: float, tolerance: float | None = None) -> None:
     t = torch.tensor(times, device=DEVICE)
     with only_torch():
         expected = paths.carry(traced, t)
-    assert_alike(by_kernels().carry(traced, t), expected, tolerance)
+    assert_alike(by_kernels().carry(traced, t), expected, tolerance or rounding(traced))
 
 
 @kernels
@@ -81,26 +91,25 @@ def check_carry(traced: Tensor, *times: float, tolerance: float = 5e-4) -> None:
 def test_trace_equals_torch(height: int, width: int, sides: tuple[bool, bool]) -> None:
     flow, *around = flows(height, width, 3)
     before, after = (beyond if there_is else None for beyond, there_is in zip(around, sides, strict=True))
-    traced = check_trace(flow, before, after)
+    traced = check_trace(flow, before, after, tolerance=tolerance_of(width))
     if height > 3:
         assert paths.is_cut(traced).tolist() == [False, True]
 
 
 @kernels
-@pytest.mark.parametrize("times", [[[1.0, 2.0], [0.5, 1.0]], [[0.0, 0.5], [2.0, 0.0]]])
 @pytest.mark.parametrize("sides", [(False, False), (True, False), (False, True), (True, True)])
-def test_frames_beyond_are_as_far_away_as_they_are(sides: tuple[bool, bool], times: list[list[float]]) -> None:
+def test_frames_beyond_are_as_far_away_as_they_are(sides: tuple[bool, bool]) -> None:
     """And one that is no time away is none."""
     flow, *around = flows(7, 19, 3)
     before, after = (beyond if there_is else None for beyond, there_is in zip(around, sides, strict=True))
     still = (torch.rand(2, 1, 14, 38, device=DEVICE) > 0.7).float()
-    check_trace(flow, before, after, torch.tensor(times, device=DEVICE), still)
+    check_trace(flow, before, after, torch.tensor([[0.0, 0.5], [2.0, 0.0]], device=DEVICE), still)
 
 
 @kernels
 def test_a_cut_before_or_after_tells_nothing() -> None:
     """While there is none between the two frames: what is beyond is then as if it were not."""
-    flow, before, after = flows(13, 19, 3)
+    flow, before, after = flows(7, 19, 3)
     pair = flow[:1].expand(2, -1, -1, -1)
     traced = check_trace(pair, before, after.flip(0))
     assert not paths.is_cut(traced).any()
@@ -112,14 +121,17 @@ def test_a_cut_before_or_after_tells_nothing() -> None:
 @kernels
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_carry_equals_torch(height: int, width: int) -> None:
-    """Across a cut too, and where one is overlooked, so that what leads anywhere is carried."""
+    """Across a cut too, in the second picture."""
     flow, before, after = flows(height, width, 3)
     still = (torch.rand(2, 1, 2 * height, 2 * width, device=DEVICE) > 0.7).float()
     with only_torch():
         traced = paths.trace(flow, before, after, torch.tensor([[1.0, 2.0], [0.0, 1.0]], device=DEVICE), still)
-    check_carry(traced, 0.5, 0.7)
-    traced[:, 16] = 0
-    check_carry(traced, 0.98, 0.02)
+    loose = tolerance_of(width)
+    check_carry(traced, 0.98, 0.5, tolerance=loose)
+    if not INTERPRETED:
+        for times in ((0.02, 0.7), (0.5, 0.3)):
+            check_carry(traced, *times, tolerance=loose)
+            check_carry(traced.flip(0), *times, tolerance=loose)
 
 
 @kernels
@@ -129,44 +141,33 @@ def test_what_stands_still_is_carried_nowhere() -> None:
 
 
 @kernels
-@pytest.mark.parametrize("far", [30.0, 1e3])
-def test_flow_that_leads_far_outside(far: float) -> None:
-    flow, before, after = flows(7, 19, 3, far)
+def test_flow_that_leads_far_outside() -> None:
+    """And across a cut that is overlooked, so that it is followed wherever it leads."""
+    flow, before, after = flows(4, 16, 3, far=1e3)
     traced = check_trace(flow, before, after, torch.tensor([[0.5, 2.0], [1.0, 1.0]], device=DEVICE))
     traced[:, 16] = 0
-    check_carry(traced, 0.02, 0.7, tolerance=5e-6 * max(100.0, far))
+    check_carry(traced, 0.02, 0.7, tolerance=5e-3)
 
 
 @kernels
 def test_flow_that_is_no_number_reads_nothing_outside() -> None:
-    """It makes maps of no numbers, as in torch, and nothing worse."""
-    flow, t = flows(7, 19, 1)[0], torch.tensor(T, device=DEVICE)
-    flow[:, :, 3:6, 4:16] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30], device=DEVICE)[:, None, None]
-    traced = by_kernels().trace(flow, flow.flip(1), flow)
-    carried = by_kernels().carry(traced, t)
-    assert traced.shape == (2, 21, 7, 19)
-    assert carried.shape == (2, 6, 14, 38)
-    huge = by_kernels().trace(torch.full_like(flow, -3e38))
-    assert by_kernels().carry(huge, t).shape == carried.shape
-
-
-@kernels
-def test_one_picture_does_not_touch_another() -> None:
-    """Whatever is in it; sums in another order apart."""
+    """It makes maps of no numbers, as in torch, and nothing worse; the picture beside it in memory is as it was."""
     given, t = flows(7, 19, 3), torch.tensor(T, device=DEVICE)
-    spoilt = [beyond.clone() for beyond in given]
-    for beyond in spoilt:
-        beyond[1] = torch.nan
-    whole, found = by_kernels().trace(*given), by_kernels().trace(*spoilt)
-    assert torch.equal(found[0], whole[0])
-    assert found[1, :4].isnan().all()
-    assert_alike(by_kernels().carry(found, t)[0], by_kernels().carry(whole, t)[0], 1e-5)
+    spoilt = [flow.clone() for flow in given]
+    for flow in spoilt:
+        flow[1, :, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30], device=DEVICE)[:, None, None]
+        flow[1, :, 5:] = -3e38
+    whole, found = by_kernels().trace(*(flow[:1] for flow in given)), by_kernels().trace(*spoilt)
+    assert torch.equal(found[:1], whole)
+    assert torch.equal(found[1, :4].nan_to_num(), spoilt[0][1].nan_to_num())
+    carried = by_kernels().carry(found, t)
+    assert_alike(carried[:1], by_kernels().carry(whole, t[:1]), 1e-5)  # sums in another order
 
 
 @kernels
 def test_maps_in_any_layout() -> None:
-    flow, before, after = (beyond.transpose(2, 3).contiguous().transpose(2, 3) for beyond in flows(7, 19, 3))
-    still = torch.rand(2, 1, 38, 14, device=DEVICE).transpose(2, 3)
+    flow, before, after = (beyond.transpose(2, 3).contiguous().transpose(2, 3) for beyond in flows(4, 16, 3))
+    still = torch.rand(2, 1, 32, 8, device=DEVICE).transpose(2, 3)
     intervals = torch.tensor([[1.0, 0.5], [2.0, 1.0]], device=DEVICE).t()
     traced = check_trace(flow, before, after, intervals, still)
     check_carry(traced.to(memory_format=torch.channels_last), 0.4, 0.6)

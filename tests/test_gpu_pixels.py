@@ -15,7 +15,6 @@ from ugsp_cli import colour
 from ugsp_net import gpu, masks, pooling, search
 from ugsp_net.compiled import only_torch
 
-SIZES = [(16, 16), (48, 112), (80, 64)]
 BT709 = 0.2126, 0.0722
 # Their arguments are told one by one below, as mypy does not follow.
 _to_rgb: Any = colour._to_rgb
@@ -67,7 +66,7 @@ def views(values: Tensor) -> list[Tensor]:
 
 
 @kernels
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (13, 37), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(16, 48), (13, 87), (1, 1)])
 def test_change(height: int, width: int) -> None:
     change = kernel("masks.change")
 
@@ -81,7 +80,7 @@ def test_change(height: int, width: int) -> None:
 
 @kernels
 @pytest.mark.parametrize("side", [3, 8, 16])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 15)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 23)])
 def test_blocks(side: int, rows: int, columns: int) -> None:
     over_blocks, share_below = kernel("masks.over_blocks"), kernel("masks.share_below")
 
@@ -106,7 +105,7 @@ def test_what_is_as_large_as_the_limit_is_not_below() -> None:
 
 
 @kernels
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (2, 6), (6, 2), (4, 4), (18, 70)])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (18, 70), (2, 6), (6, 2), (4, 4)])
 def test_rooted_edges(height: int, width: int) -> None:
     rooted_edges = kernel("masks.rooted_edges")
 
@@ -125,7 +124,7 @@ def test_rooted_edges(height: int, width: int) -> None:
 
 
 @kernels
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (4, 4), (20, 92)])
+@pytest.mark.parametrize(("height", "width"), [(48, 112), (4, 4), (20, 92)])
 def test_what_the_search_sees(height: int, width: int) -> None:
     brightness, of_points = kernel("pictures.brightness"), kernel("pictures.of_points")
 
@@ -146,7 +145,7 @@ def wide(bits: int) -> tuple[float, float, float, float]:
 
 
 @kernels
-@pytest.mark.parametrize(("height", "width"), [(16, 48), (17, 31), (1, 2)])
+@pytest.mark.parametrize(("height", "width"), [(16, 36), (17, 31)])
 @pytest.mark.parametrize("shifts", [(1, 1), (0, 1), (1, 0), (0, 0)])
 @pytest.mark.parametrize(("bits", "scales"), [(8, narrow), (10, wide), (12, narrow), (16, narrow)])
 def test_colours(height: int, width: int, shifts: tuple[int, int], bits: int, scales: Any) -> None:

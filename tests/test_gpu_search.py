@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tests.test_search import busy, texture
-from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, interpreted, kernels
+from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, interpreted, kernels, needs_triton
 from ugsp_net import search
 from ugsp_net.compiled import only_torch
+from ugsp_net.gpu import graphs
 
 if INSTALLED:
     from ugsp_net.gpu import search as gpu_search
@@ -84,6 +85,27 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
         averaged, best = gpu_search.search_size(first, second, begun, begun[..., ::2, ::2].contiguous(), 1)
     assert averaged.shape == (2, 2, 20, 28)
     assert best.shape == (2, 2, 10, 14)
+
+
+@needs_triton
+@pytest.mark.gpu
+def test_replays_follow_what_they_are_given() -> None:
+    """A graph is captured at the second call; its inputs and outputs are its own, in inference and in training."""
+    graphs.forget()
+    pairs = [tuple(map(moved, busy(96, 112 + 16 * (index == 3)))) for index in range(4)]
+    pairs[1] = pairs[1][::-1]
+    with torch.no_grad():
+        expected = [search.inverse_search(*pair) for pair in pairs]
+        graphs.forget()
+        made = []
+        for turn in range(3):
+            with torch.inference_mode() if turn else torch.no_grad():
+                made.append([search.inverse_search(*pair) for pair in pairs])
+    for turns in made:
+        for one, other in zip(turns, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+    assert len(graphs._graphs) == 2
+    assert all(graph is not None for graph in graphs._graphs.values())
 
 
 def test_interpreted() -> None:

@@ -26,6 +26,7 @@ from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
+from ugsp_net.gpu import graphs
 from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, still_pixels, unsettled
 from ugsp_net.network import UGSP, Encoding, channels_last
 from ugsp_net.paths import carry, is_cut, trace
@@ -276,6 +277,7 @@ class Interpolator:
         self._cost = None
         release_freed_memory()
         if self._device.type == "cuda":
+            graphs.forget()
             torch.cuda.empty_cache()
 
     def _batch(self, requests: Sequence[Request], masks: bool) -> list[Made]:

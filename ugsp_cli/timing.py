@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -133,15 +134,14 @@ def _measure_size(
 
     for turn in range(turns + 1):
         for kind in kinds:
-            seconds = {}
             jobs = [partial(_advance, run(kind)) for _ in range(beside)]
-            begun = _now(device)
-            for stage in STAGES:
+            marks = [_mark(device)]
+            for _ in STAGES:
                 engine.each(jobs)
-                ended = _now(device)
-                seconds[stage], begun = (ended - begun) / at_once, ended
+                marks.append(_mark(device))
+            taken = [_between(*pair) / at_once for pair in pairwise(marks)]
             if turn:  # the first one warms up
-                found[kind].append(seconds)
+                found[kind].append(dict(zip(STAGES, taken, strict=True)))
             display.advance()
     dense = cost.encode + cost.match + cost.dense
     measured = []
@@ -159,9 +159,9 @@ def _measure_size(
         list(run(None))
     alone = []
     for _ in range(turns + 1):
-        begun = _now(device)
+        begun = _mark(device)
         engine.each([partial(_replay, recorder.calls)] * beside)
-        alone.append((_now(device) - begun) / at_once)
+        alone.append(_between(begun, _mark(device)) / at_once)
     for _ in kinds:
         display.advance()
     return Timing(width, height, 1 / factor, at_once, measured, median(alone[1:]))
@@ -203,10 +203,27 @@ def _replay(calls: Sequence[_Call]) -> None:
         func(*args, **kwargs)
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+_Mark = float | torch.cuda.Event
+"""A point of time, on the host or in what a card has been told to do."""
+
+
+def _mark(device: torch.device) -> _Mark:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(one: _Mark, other: _Mark) -> float:
+    """Seconds from one point to another one. A card is waited for here alone: in a video the host is ahead of it."""
+    if isinstance(one, float) and isinstance(other, float):
+        return other - one
+    assert isinstance(one, torch.cuda.Event)
+    assert isinstance(other, torch.cuda.Event)
+    other.synchronize()
+    milliseconds: float = one.elapsed_time(other)
+    return milliseconds / 1000
 
 
 def _pictures(pairs: int, height: int, width: int) -> Tensor:

@@ -34,7 +34,7 @@ class Conv(nn.Conv2d):
             sides = [self.kernel_size[0] // 2] * 2, list(self.stride), [1, 1]
             fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sides, 1, *_LEAKY)
             return fused
-        if activation is not None and activation.slope is None and bias is not None and _by_kernels(x):
+        if activation is not None and activation.slope is None and bias is not None and by_kernels(x):
             from ugsp_net.gpu.activation import add_and_activate  # it imports triton
 
             return add_and_activate(F.conv2d(x, weight, None, self.stride, self.padding), bias, LEAKY_SLOPE)
@@ -120,7 +120,7 @@ def _by_onednn(x: Tensor) -> bool:
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _by_kernels(x: Tensor) -> bool:
+def by_kernels(x: Tensor) -> bool:
     """Whether a kernel adds the bias and activates: after cuDNN's convolutions these are two passes by themselves."""
     return x.device.type == "cuda" and not torch.is_grad_enabled() and gpu.available(x.device)
 
@@ -145,11 +145,28 @@ class Encoder(nn.Module):
 
     def forward(self, frame: Tensor) -> list[Tensor]:
         """[B, 3, H, W], normalised -> features [B, C_l, H / s, W / s] at each stride s of ``STRIDES``."""
-        features = []
-        for level in self.levels:
-            frame = level(frame)
-            features.append(frame)
+        conv, activation = self.first
+        return self.after_first(conv(frame, activation))
+
+    @property
+    def first(self) -> tuple[Conv, Activation]:
+        """The first convolution, and its activation."""
+        conv, activation = self._level(0)[0], self._level(0)[1]
+        assert isinstance(conv, Conv)
+        assert isinstance(activation, Activation)
+        return conv, activation
+
+    def after_first(self, x: Tensor) -> list[Tensor]:
+        """What ``forward`` returns, from what the first activation puts out."""
+        features = [self._level(0)[2:](x)]
+        for index in range(1, len(self.levels)):
+            features.append(self._level(index)(features[-1]))
         return features
+
+    def _level(self, index: int) -> Convolutions:
+        level = self.levels[index]
+        assert isinstance(level, Convolutions)
+        return level
 
 
 class Level(nn.Module):

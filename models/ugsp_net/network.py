@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ugsp_net import cpu, gpu, matching
-from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis
+from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.masks import (
     Gate,
@@ -243,6 +244,12 @@ class UGSP(nn.Module):
             from ugsp_net.cpu.encoder import encode
 
             return Encoding(tuple(encode(self.encoder, frame.float(), SCALE, -MEAN * SCALE)), context)
+        conv, activation = self.encoder.first
+        if activation.slope is None and by_kernels(frame):
+            from ugsp_net.gpu.encoder import first_features
+
+            first = first_features(conv, frame.float(), SCALE, -MEAN * SCALE, self.dtype)
+            return Encoding(tuple(self.encoder.after_first(first)), context)
         return Encoding(tuple(self.encoder(self._normalised(frame))), context)
 
     def _encodes_by_winograd(self, frame: Tensor) -> bool:
@@ -264,6 +271,8 @@ class UGSP(nn.Module):
         agree = agreement(change(frame0, frame1) if changed is None else changed, side)
         batch, _, height, width = frame0.shape
         flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
+        if frame0.device.type == "cuda":  # where patches that fit cost next to nothing, and to ask would be to wait
+            return inverse_search(frame0, frame1) * enlarge(_rectangle((~agree).float(), BESIDE), side // POINT)
         box = bounds((~agree).float())
         if box is not None:
             starts = [side * max(0, span.start - BESIDE) for span in box]
@@ -626,6 +635,19 @@ class UGSP(nn.Module):
         if bends:
             flow = flow + out[:, :4].float() * self.pace(t)
         return LevelState(flow, out[:, 4:], found, bent or bends)
+
+
+def _rectangle(mask: Tensor, beside: int) -> Tensor:
+    """1 in the smallest rectangle that holds all blocks of a mask [B, 1, rows, columns] in all pictures and so many
+    around them, else 0: what ``bounds`` tells, without waiting for the device. [1, 1, rows, columns]."""
+    inside = None
+    for dim in (3, 2):
+        there = mask.amax((0, 1, dim))  # of rows, then of columns
+        there = F.max_pool1d(there[None], 2 * beside + 1, 1, beside)[0]
+        span = there.cummax(0).values * there.flip(0).cummax(0).values.flip(0)
+        inside = span[:, None] if inside is None else inside * span
+    assert inside is not None
+    return inside[None, None]
 
 
 def he_initialise(root: nn.Module) -> None:

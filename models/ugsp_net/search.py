@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net.compiled import compiled_by
+from ugsp_net.gpu.graphs import replayed
 from ugsp_net.pooling import halve
 
 STRIDE = 2
@@ -84,17 +85,24 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
     """
     with torch.autocast(frame0.device.type, enabled=False):
         frames = [frame.float() for frame in (frame0, frame1)]
-        sizes = [torch.cat([_brightness(frame) for frame in frames])]
-        while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
-            sizes.append(_smaller(sizes[-1]))
-        flow: Tensor | None = None
-        coarser: Tensor | None = None
-        for level, image in reversed(list(enumerate(sizes))):
-            flow, coarser = _search(image, torch.cat(image.chunk(2)[::-1]), flow, coarser, level)
-        assert flow is not None
-        points = 255 * torch.cat([_of_points(frame) for frame in frames])
-        flow = _see_colours(points, flow * (STRIDE / POINT))
-        return torch.cat(flow.chunk(2), dim=1)
+        image = torch.cat([_brightness(frame) for frame in frames])
+        points = torch.cat([_of_points(frame) for frame in frames])
+        return replayed(_search_sizes, image, points)
+
+
+def _search_sizes(image: Tensor, points: Tensor) -> Tensor:
+    """What ``inverse_search`` returns. image, points: what ``_brightness`` and ``_of_points`` make of the first frames,
+    then of the second ones."""
+    sizes = [image]
+    while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
+        sizes.append(_smaller(sizes[-1]))
+    flow: Tensor | None = None
+    coarser: Tensor | None = None
+    for level, size in reversed(list(enumerate(sizes))):
+        flow, coarser = _search(size, torch.cat(size.chunk(2)[::-1]), flow, coarser, level)
+    assert flow is not None
+    flow = _see_colours(255 * points, flow * (STRIDE / POINT))
+    return torch.cat(flow.chunk(2), dim=1)
 
 
 def search_macs(width: int, height: int) -> int:
@@ -496,7 +504,8 @@ def _best_around(patches: _Patches, flow: Tensor, cost: Tensor, steps: Tensor) -
 def _unit(values: Tensor) -> Tensor:
     """One position across and down a map [..., h, w] as ``grid_sample`` counts: [2]."""
     height, width = values.shape[-2:]
-    return values.new_tensor((2 / max(width - 1, 1), 2 / max(height - 1, 1)))
+    # Filled there: what comes from the host cannot be captured in a graph.
+    return torch.stack([values.new_full((), 2 / max(side - 1, 1)) for side in (width, height)])
 
 
 def _read(source: Tensor, places: Tensor) -> Tensor:

@@ -114,15 +114,19 @@ def _to_rgb(
     """Each pixel's luma, and on top what the nearest chroma says."""
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = pixel < pixels
-    chroma = ((pixel // width) >> DOWN) * columns + ((pixel % width) >> ACROSS)
-    y = (tl.load(luma + pixel, mask=exists, other=0).to(tl.int32) & 0xFFFF).to(tl.float32)
+    row = pixel // width
+    column = pixel % width
+    # Told as ``pixel``, red would be written by threads of four pixels each, which write one in four at a time.
+    place = row * width + column
+    chroma = (row >> DOWN) * columns + (column >> ACROSS)
+    y = (tl.load(luma + place, mask=exists, other=0).to(tl.int32) & 0xFFFF).to(tl.float32)
     u = (tl.load(blues + chroma, mask=exists, other=0).to(tl.int32) & 0xFFFF).to(tl.float32)
     v = (tl.load(reds + chroma, mask=exists, other=0).to(tl.int32) & 0xFFFF).to(tl.float32)
     y = (y - luma_zero) / luma_reach
     beyond_red = red_times * ((v - chroma_zero) / chroma_reach)
     beyond_blue = blue_times * ((u - chroma_zero) / chroma_reach)
     beyond_green = red_share * beyond_red + blue_share * beyond_blue
-    made = out + pixel
+    made = out + place
     tl.store(made, y + beyond_red, mask=exists)
     tl.store(made + pixels, y + beyond_green, mask=exists)
     tl.store(made + pixels + pixels, y + beyond_blue, mask=exists)
@@ -185,46 +189,41 @@ def _to_planes(
 ) -> None:
     """The luma of the pixels of each chroma sample, and their mean chroma.
 
-    Where the picture ends within a sample, its last row and column are read again. Pixels beside each other are in one
-    tile, [SOME, 2], so that whole rows are read.
+    Where the picture ends within a sample, the mean is of the pixels that are there, as if they were repeated. Pixels
+    beside each other are in one tile, [SOME, 2], so that whole rows are read.
     """
     picture = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * SOME + tl.arange(0, SOME)
     exists = place < places
-    row = place // columns
-    x = place % columns
+    y = (place // columns) * (1 + DOWN)
+    column = place % columns
+    x = column
     there = exists
     if ACROSS == 1:
-        x = 2 * x[:, None] + tl.arange(0, 2)[None, :]
-        row = tl.broadcast_to(row[:, None], [SOME, 2])
-        there = tl.broadcast_to(exists[:, None], [SOME, 2])
-    inner = tl.minimum(x, width - 1)
-    source = rgb + picture * picture_stride
-    y = row * (1 + DOWN)
-    r, g, b = read_colours(source + (y * row_stride + inner), channel_stride, there)
+        x = 2 * column[:, None] + tl.arange(0, 2)[None, :]
+        y = tl.broadcast_to(y[:, None], [SOME, 2])
+        there = exists[:, None] & (x < width)
+    pixel = rgb + picture * picture_stride + (y * row_stride + x)
+    made = luma + picture * height * width + (y * width + x)
+    r, g, b = read_colours(pixel, channel_stride, there)
     bright = red * r + green * g + blue * b
-    made = luma + picture * height * width
-    tl.store(
-        made + (y * width + x),
-        _whole(bright * luma_reach + luma_zero, top).to(luma.dtype.element_ty),
-        mask=there & (x < width),
-    )
+    tl.store(made, _whole(bright * luma_reach + luma_zero, top).to(luma.dtype.element_ty), mask=there)
     beyond_blue = b - bright
     beyond_red = r - bright
     if DOWN == 1:
-        below = tl.minimum(y + 1, height - 1)
-        r, g, b = read_colours(source + (below * row_stride + inner), channel_stride, there)
+        both = y + 1 < height
+        r, g, b = read_colours(pixel + row_stride, channel_stride, there & both)
         bright = red * r + green * g + blue * b
-        tl.store(
-            made + (below * width + x),
-            _whole(bright * luma_reach + luma_zero, top).to(luma.dtype.element_ty),
-            mask=there & (x < width) & (y + 1 < height),
-        )
-        beyond_blue = (beyond_blue + (b - bright)) * 0.5
-        beyond_red = (beyond_red + (r - bright)) * 0.5
+        code = _whole(bright * luma_reach + luma_zero, top).to(luma.dtype.element_ty)
+        tl.store(made + width, code, mask=there & both)
+        # What is not there was read as 0.
+        share = tl.where(both, 0.5, 1.0)
+        beyond_blue = (beyond_blue + (b - bright)) * share
+        beyond_red = (beyond_red + (r - bright)) * share
     if ACROSS == 1:
-        beyond_blue = tl.sum(beyond_blue, axis=1) * 0.5
-        beyond_red = tl.sum(beyond_red, axis=1) * 0.5
+        share = tl.where(2 * column + 1 < width, 0.5, 1.0)
+        beyond_blue = tl.sum(beyond_blue, axis=1) * share
+        beyond_red = tl.sum(beyond_red, axis=1) * share
     chroma = picture * places + place
     u = _whole(beyond_blue * blue_reach + chroma_zero, top)
     v = _whole(beyond_red * red_reach + chroma_zero, top)

@@ -33,7 +33,7 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = values.shape
     mean, most = (gpu.empty((batch, channels, height // side, width // side), values) for _ in range(2))
     span = gpu.power_of_two(side)
-    places, some = mean[0, 0].numel(), max(1, BLOCK // span)
+    places, some = (height // side) * (width // side), max(1, BLOCK // span)
     with gpu.on(values.device):
         _over_blocks[(triton.cdiv(places, some), batch * channels)](
             values,
@@ -57,7 +57,7 @@ def share_below(changed: Tensor, limit: float, side: int) -> Tensor:
     batch, _, height, width = changed.shape
     out = gpu.empty((batch, 1, height // side, width // side), changed)
     span = gpu.power_of_two(side)
-    places, some = out[0].numel(), max(1, BLOCK // span)
+    places, some = (height // side) * (width // side), max(1, BLOCK // span)
     picture_stride, _, row_stride, _ = changed.stride()
     with gpu.on(changed.device):
         _share_below[(triton.cdiv(places, some), batch)](
@@ -150,7 +150,8 @@ def _change(
     r = one_r - other_r
     g = one_g - other_g
     b = one_b - other_b
-    made = out + picture * 2 * pixels + pixel
+    # By row and column as above: told as ``pixel``, threads would take two at a time, but not of what they have read.
+    made = out + picture * 2 * pixels + (y * width + x)
     tl.store(made, tl.maximum(tl.maximum(tl.abs(r), tl.abs(g)), tl.abs(b)), mask=exists)
     tl.store(made + pixels, tl.abs(red * r + green * g + blue * b), mask=exists)
 

@@ -311,7 +311,7 @@ def _rows_known(
     bend_x = tl.zeros_like(x).to(tl.float32)
     bend_y = tl.zeros_like(x).to(tl.float32)
     summed = tl.zeros_like(x).to(tl.float32)
-    for step in tl.static_range(2 * REACH + 1):
+    for step in range(2 * REACH + 1):
         row = y + (step - REACH)
         inside = exists & (row >= 0) & (row < height)
         place = row * width + x

@@ -18,7 +18,7 @@ def brightness(frame: Tensor) -> Tensor:
     frame = in_rows(frame)
     batch, _, height, width = frame.shape
     out = gpu.empty((batch, 1, height // 2, width // 2), frame)
-    places, pairs = out[0].numel(), BLOCK // 2
+    places, pairs = (height // 2) * (width // 2), BLOCK // 2
     with gpu.on(frame.device):
         _brightness[(triton.cdiv(places, pairs), batch)](
             frame, out, places, width // 2, *frame.stride()[:3], *_LUMA, PAIRS=pairs
@@ -44,7 +44,7 @@ def of_points(frame: Tensor) -> Tensor:
     frame = in_rows(frame)
     batch, channels, height, width = frame.shape
     out = gpu.empty((batch, channels, height // POINT, width // POINT), frame)
-    places = out[0, 0].numel()
+    places = (height // POINT) * (width // POINT)
     with gpu.on(frame.device):
         _of_points[(triton.cdiv(places, BLOCK), batch * channels)](
             frame, out, places, width // POINT, channels, *frame.stride()[:3], SIDE=POINT, BLOCK=BLOCK
