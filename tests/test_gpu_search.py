@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.nets import small_net, smooth_frames
 from tests.test_search import busy, texture
 from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, interpreted, kernels, needs_triton
 from ugsp_net import search
 from ugsp_net.compiled import only_torch
 from ugsp_net.gpu import graphs
+from ugsp_net.masks import hard_gate
 
 if INSTALLED:
     from ugsp_net.gpu import search as gpu_search
@@ -90,22 +92,48 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
 @needs_triton
 @pytest.mark.gpu
 def test_replays_follow_what_they_are_given() -> None:
-    """A graph is captured at the second call; its inputs and outputs are its own, in inference and in training."""
-    graphs.forget()
+    """A graph is captured after some calls, and then serves inference and training."""
     pairs = [tuple(map(moved, busy(96, 112 + 16 * (index == 3)))) for index in range(4)]
     pairs[1] = pairs[1][::-1]
+    graphs.forget()
     with torch.no_grad():
-        expected = [search.inverse_search(*pair) for pair in pairs]
-        graphs.forget()
+        expected = []
+        for pair in pairs:
+            expected.append(search.inverse_search(*pair))
+            graphs.forget()
         made = []
-        for turn in range(3):
+        for turn in range(graphs.USES + 3):
             with torch.inference_mode() if turn else torch.no_grad():
                 made.append([search.inverse_search(*pair) for pair in pairs])
     for turns in made:
         for one, other in zip(turns, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
     assert len(graphs._graphs) == 2
-    assert all(graph is not None for graph in graphs._graphs.values())
+    assert all(known.graph is not None for known in graphs._graphs.values())
+
+
+@needs_triton
+@pytest.mark.gpu
+def test_levels_in_a_graph_are_the_same() -> None:
+    """Dense and pruned, with frames that change from call to call."""
+    net = small_net().to(DEVICE)
+    t = torch.tensor([0.3, 0.6], device=DEVICE)
+    gate = hard_gate(-0.1)
+    with torch.inference_mode():
+        for chosen in (None, gate):
+            for seed in range(graphs.USES + 3):
+                frames = smooth_frames(4, 96, 128, seed).to(DEVICE)
+                first, second = net.encode(frames[:2]), net.encode(frames[2:])
+                given = frames[:2], frames[2:], first, second, net.find(frames[:2], frames[2:], t), t, chosen, "triton"
+                net.frozen = False
+                expected = net.make(*given, motion=False)
+                net.frozen = True
+                made = net.make(*given, motion=False)
+                torch.testing.assert_close(made.frame, expected.frame, rtol=1e-4, atol=1e-4)
+                for one, other in zip(made.masks, expected.masks, strict=True):
+                    assert torch.equal(one, other)
+    assert sum(known.graph is not None for known in graphs._graphs.values()) >= 2
+    graphs.forget()
 
 
 def test_interpreted() -> None:

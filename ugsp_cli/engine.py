@@ -197,6 +197,7 @@ class Interpolator:
         self.strides = tuple(STRIDES[index] for index in PRUNED)
         self._device = device
         self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
+        self._net.frozen = True
         self._gate = _gate(options)
         # With a share to keep, blocks of the whole picture are ranked; a refinement is made everywhere.
         self._sees_parts = self._gate is not None and weights.net.refinement is None

@@ -149,8 +149,7 @@ def see(
         motion = (out.flow, out.blend) if with_motion else None
         nothing = (0,) * len(PRUNED)
         return Seen(out.frame, motion, out.masks, [nothing] * len(t), [0] * len(t))
-    coarse = net.coarse(*encodings, found, t)
-    out = net.interpolate(*frames, *encodings, coarse, t, gate, backend, changed, with_motion, picture)
+    out = net.make(*frames, *encodings, found, t, gate, backend, changed, with_motion, picture)
     motion = (out.flow, out.blend) if with_motion else None
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)

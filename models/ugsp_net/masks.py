@@ -7,6 +7,7 @@ predicts, and the parent mask, into a mask; masks are nested, so a block pruned 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -239,8 +240,9 @@ def gumbel_gate(temperature: float) -> Gate:
 
 
 def fixed_gate(masks: list[Tensor]) -> Gate:
-    """Use given masks, coarse to fine, whatever the logits say (benchmarks at a chosen density, tests)."""
-    remaining = iter(masks)
+    """Use given masks, coarse to fine and then from the beginning, whatever the logits say (benchmarks at a chosen
+    density, tests)."""
+    remaining = cycle(masks)
 
     def gate(logits: Tensor, parent: Tensor | None) -> Tensor:
         mask = next(remaining).to(logits.device, torch.float32)

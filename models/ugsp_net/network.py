@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from ugsp_net import cpu, gpu, matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels
 from ugsp_net.config import STRIDES, NetConfig
+from ugsp_net.gpu.graphs import replayed
 from ugsp_net.masks import (
     Gate,
     agreement,
@@ -45,6 +47,7 @@ from ugsp_net.sparse import (
     run_tiles,
     winograd,
 )
+from ugsp_net.sparse.squares import SquaresOutput
 from ugsp_net.warp import backward_warp, upsample
 
 MEAN = 0.45
@@ -157,6 +160,22 @@ class LevelState:
 
 
 @dataclass(frozen=True)
+class _Levels:
+    """What the pruned levels make of a batch of pairs."""
+
+    out: LastOutput
+    flow: Tensor
+    """The flow at stride 2, as the last level begins with it."""
+    moving: Tensor | None
+    """[B, 1, rows, columns]: blocks in which something may move, 1 or 0; None without a gate."""
+    masks: tuple[Tensor, ...]
+    """This and the rest as in ``Interpolation``."""
+    logits: tuple[Tensor, ...]
+    states: tuple[LevelState, ...]
+    hidden: Tensor | None
+
+
+@dataclass(frozen=True)
 class Interpolation:
     """A frame made between two others, and how."""
 
@@ -184,6 +203,8 @@ class UGSP(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
+        self.frozen = False
+        """Whether the weights stay as they are, so that kernels may be captured with them in CUDA graphs."""
         channels = config.encoder_channels
         self.encoder = Encoder(config)
         self.levels = nn.ModuleList()
@@ -355,11 +376,78 @@ class UGSP(nn.Module):
         both frames blended as they are, [B, 3, H, W], perhaps part of a larger picture: where flow is not wanted and
         nothing refines it, it becomes the frame.
         """
+        agree = None
+        if gate is not None:
+            agree = self._agreement(change(frame0, frame1) if changed is None else changed)
+        made = self._levels(first, second, coarse, t, gate, backend, agree)
+        how = t, coarse.found, made.moving, motion, picture
+        unrefined, flow, blend, warped = self._render(frame0, frame1, made.flow, made.out, *how)
+        frame = unrefined
+        if self.refinement is not None:
+            pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
+            frame = unrefined + self.refinement(pictures, blend, flow, first.context, second.context)
+        return Interpolation(frame, flow, blend, made.masks, made.logits, made.states, made.hidden, unrefined)
+
+    def make(
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        first: Encoding,
+        second: Encoding,
+        found: Tensor | None,
+        t: Tensor,
+        gate: Gate | None = None,
+        backend: str = "reference",
+        changed: Tensor | None = None,
+        motion: bool = True,
+        picture: Tensor | None = None,
+    ) -> Interpolation:
+        """``coarse`` and ``interpolate``, whose arguments these are; logits and states of levels may be left out.
+
+        The kernels of a network whose weights stay as they are (``frozen``) are one CUDA graph, but for those that see
+        frames at full size: they are a hundred small launches.
+        """
+        graphed = self.frozen and backend == "triton" and self.refinement is None and not torch.is_grad_enabled()
+        if not graphed or found is None or not gpu.available(t.device):
+            coarse = self.coarse(first, second, found, t)
+            return self.interpolate(frame0, frame1, first, second, coarse, t, gate, backend, changed, motion, picture)
+        given = [*first.features, *second.features, found, t]
+        if gate is not None:
+            given.append(self._agreement(change(frame0, frame1) if changed is None else changed))
+        flow, squares, reached, bands, *rest = replayed(partial(self._levels_of, gate), (self, gate), *given)
+        moving, masks = (rest[0], tuple(mask.clone() for mask in rest[1:])) if gate is not None else (None, ())
+        guide = Found((), found[:, 4:5], found[:, 5:])
+        out = SquaresOutput(squares, reached, bands)
+        frame, flow, blend, _ = self._render(frame0, frame1, flow, out, t, guide, moving, motion, picture)
+        return Interpolation(frame, flow, blend, masks, (), (), None, frame)
+
+    def _levels_of(self, gate: Gate | None, *given: Tensor) -> tuple[Tensor, ...]:
+        """What ``make`` captures: the flow, the last level's squares, and with a gate what moves and the masks."""
+        count = len(STRIDES)
+        first, second = Encoding(given[:count]), Encoding(given[count : 2 * count])
+        found, t, *agree = given[2 * count :]
+        coarse = self.coarse(first, second, found, t)
+        made = self._levels(first, second, coarse, t, gate, "triton", agree[0] if agree else None)
+        assert isinstance(made.out, SquaresOutput)
+        moving = () if made.moving is None else (made.moving,)
+        reached = made.out.reached
+        assert reached is not None
+        return made.flow, made.out.squares, reached, made.out.bands, *moving, *made.masks
+
+    def _levels(
+        self,
+        first: Encoding,
+        second: Encoding,
+        coarse: LevelState,
+        t: Tensor,
+        gate: Gate | None,
+        backend: str,
+        agree: Tensor | None,
+    ) -> _Levels:
+        """The pruned levels. agree: from ``_agreement``, with a gate; the others as in ``interpolate``."""
         states = [coarse]
         masks: list[Tensor] = []
-        moving: Tensor | None = None
-        if gate is not None:
-            moving = self._moving(change(frame0, frame1) if changed is None else changed, coarse.flow)
+        moving = None if agree is None else self._moving(agree, coarse.flow)
         all_logits: list[Tensor] = []
         for index in range(len(STRIDES) - 2, -1, -1):
             above = states[-1]
@@ -404,13 +492,7 @@ class UGSP(nn.Module):
         if made is None:
             assert hidden is not None
             made = DenseOutput(self.synthesis(hidden.to(self.dtype, memory_format=torch.channels_last)))
-        how = t, coarse.found, moving, motion, picture
-        unrefined, flow, blend, warped = self._render(frame0, frame1, flow, made, *how)
-        frame = unrefined
-        if self.refinement is not None:
-            pictures = self._normalised(torch.cat((frame0, frame1, *warped), dim=1))
-            frame = unrefined + self.refinement(pictures, blend, flow, first.context, second.context)
-        return Interpolation(frame, flow, blend, tuple(masks), tuple(all_logits), tuple(states), hidden, unrefined)
+        return _Levels(made, flow, moving, tuple(masks), tuple(all_logits), tuple(states), hidden)
 
     def needs_levels(self, gate: Gate | None) -> bool:
         """Whether anything that is learnt makes a frame with this gate; if not, ``without_levels`` is all of it."""
@@ -433,7 +515,8 @@ class UGSP(nn.Module):
         """
         guide = Found.of(found)
         state = LevelState(guide.flows[-1], guide.flows[-1][:, :0], guide, bent=False)
-        moving = self._moving(change(frame0, frame1) if changed is None else changed, state.flow)
+        agree = self._agreement(change(frame0, frame1) if changed is None else changed)
+        moving = self._moving(agree, state.flow)
         unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving, motion, picture)
         sides = [self.config.grid_stride(index) for index in range(len(STRIDES) - 2, -1, -1)]
         height, width = frame0.shape[-2:]
@@ -468,11 +551,15 @@ class UGSP(nn.Module):
         out = ConstantOutput(self._level(0), self.synthesis, len(t), height // 2, width // 2)
         return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving, motion, picture)
 
-    def _moving(self, changed: Tensor, flow: Tensor) -> Tensor:
-        """Blocks of the masks' grid at stride 8 in which something may move, 1 or 0, [B, 1, rows, columns]. changed:
-        from ``change``; flow: of the coarsest level."""
-        side = self.config.grid_stride(STRIDES.index(8))
-        return (~still_blocks(agreement(changed, side), STRIDES[-1] * flow, side)).float()
+    def _agreement(self, changed: Tensor) -> Tensor:
+        """Blocks of the masks' grid at stride 8 in which two frames agree, [B, 1, rows, columns] bool; changed: from
+        ``change``."""
+        return agreement(changed, self.config.grid_stride(STRIDES.index(8)))
+
+    def _moving(self, agree: Tensor, flow: Tensor) -> Tensor:
+        """Blocks in which something may move, 1 or 0, on the grid of ``agree``, from ``_agreement``. flow: of the
+        coarsest level."""
+        return (~still_blocks(agree, STRIDES[-1] * flow, self.config.grid_stride(STRIDES.index(8)))).float()
 
     def _render(
         self,

@@ -87,10 +87,11 @@ def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
         frames = [frame.float() for frame in (frame0, frame1)]
         image = torch.cat([_brightness(frame) for frame in frames])
         points = torch.cat([_of_points(frame) for frame in frames])
-        return replayed(_search_sizes, image, points)
+        (flow,) = replayed(_search_sizes, _search_sizes, image, points)
+        return flow.clone()
 
 
-def _search_sizes(image: Tensor, points: Tensor) -> Tensor:
+def _search_sizes(image: Tensor, points: Tensor) -> tuple[Tensor]:
     """What ``inverse_search`` returns. image, points: what ``_brightness`` and ``_of_points`` make of the first frames,
     then of the second ones."""
     sizes = [image]
@@ -102,7 +103,7 @@ def _search_sizes(image: Tensor, points: Tensor) -> Tensor:
         flow, coarser = _search(size, torch.cat(size.chunk(2)[::-1]), flow, coarser, level)
     assert flow is not None
     flow = _see_colours(255 * points, flow * (STRIDE / POINT))
-    return torch.cat(flow.chunk(2), dim=1)
+    return (torch.cat(flow.chunk(2), dim=1),)
 
 
 def search_macs(width: int, height: int) -> int:

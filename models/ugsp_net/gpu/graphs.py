@@ -12,70 +12,80 @@ from torch import Tensor
 
 from ugsp_net import gpu
 
-MOST = 16
-"""Graphs that are kept, those that were used last: one for each shape of what a function is given."""
+MOST = 12
+"""Graphs that are kept, those that were used last: one for each function and shape of what it is given."""
+KNOWN = 64
+"""Functions and shapes of which calls are counted."""
+USES = 3
+"""Calls with tensors of the same shapes up to which a function is not captured: that takes longer than it gains."""
 
 
 @dataclass
 class _Graph:
-    """A function that was captured."""
+    """A function, and the graph that it was captured in."""
 
-    graph: torch.cuda.CUDAGraph
-    given: list[Tensor]
+    calls: int = 0
+    graph: torch.cuda.CUDAGraph | None = None
+    given: tuple[Tensor, ...] = ()
     """What it reads."""
-    made: Tensor
+    made: tuple[Tensor, ...] = ()
     """What it writes."""
+    fails: bool = False
+    """Whether it could not be captured, perhaps for want of memory."""
 
 
-_graphs: OrderedDict[Any, _Graph | None] = OrderedDict()
-"""None: the function ran once for such tensors, which compiled its kernels; the next time it is captured."""
+_graphs: OrderedDict[Any, _Graph] = OrderedDict()
+_pools: dict[int, Any] = {}
+"""Of each device: graphs are replayed one after the other, so that they share what they need in between."""
 
 
-def replayed(function: Callable[..., Tensor], *given: Tensor) -> Tensor:
-    """What a function makes of tensors, all of which are on one device and contiguous.
+def replayed(function: Callable[..., tuple[Tensor, ...]], key: Any, *given: Tensor) -> tuple[Tensor, ...]:
+    """What a function makes of tensors on one device; overwritten by the next call with such a key and such shapes.
 
-    On a CUDA device it is captured in a graph when it is called for the second time with tensors of these shapes, and
-    replayed from then on. It must not wait for the device, and may depend on nothing but the tensors.
+    On a CUDA device it is captured in a graph after some calls with tensors of the same shapes, and replayed from then
+    on. It must not wait for the device, and depend on nothing but the tensors and what the key stands for.
     """
     device = given[0].device
     if device.type != "cuda" or not gpu.available(device) or torch.cuda.is_current_stream_capturing():
         return function(*given)
-    key = function, gpu.index_of(device), *((one.shape, one.dtype) for one in given)
-    if key not in _graphs:
-        made = function(*given)
-        _keep(key, None)
-        return made
-    known = _graphs[key]
-    if known is None:
-        known = _captured(function, given, device)
-    _keep(key, known)
+    index = gpu.index_of(device)
+    whole = key, index, *((one.shape, one.dtype, one.stride()) for one in given)
+    known = _graphs.setdefault(whole, _Graph())
+    _graphs.move_to_end(whole)
+    while len(_graphs) > KNOWN:
+        _graphs.popitem(last=False)
+    known.calls += 1
+    if known.graph is None and known.calls > USES and not known.fails:
+        _capture(known, function, given, index)
+    if known.graph is None:
+        return function(*given)
     for own, one in zip(known.given, given, strict=True):
         own.copy_(one)
     with gpu.on(device):
         known.graph.replay()
-    return known.made.clone()
+    return known.made
 
 
 def forget() -> None:
     """Give back the memory of all graphs."""
     _graphs.clear()
+    _pools.clear()
 
 
-def _keep(key: Any, graph: _Graph | None) -> None:
-    _graphs[key] = graph
-    _graphs.move_to_end(key)
-    while len(_graphs) > MOST:
-        _graphs.popitem(last=False)
-
-
-def _captured(function: Callable[..., Tensor], given: tuple[Tensor, ...], device: torch.device) -> _Graph:
+def _capture(known: _Graph, function: Callable[..., tuple[Tensor, ...]], given: tuple[Tensor, ...], index: int) -> None:
+    while sum(one.graph is not None for one in _graphs.values()) >= MOST:
+        del _graphs[next(key for key, one in _graphs.items() if one.graph is not None)]
+    if index not in _pools:
+        _pools[index] = torch.cuda.graph_pool_handle()
     # What graphs read is written outside of inference mode too, in training.
-    with gpu.on(device), torch.inference_mode(False), torch.no_grad():
-        own = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in given]
-        for one, source in zip(own, given, strict=True):
-            one.copy_(source)
+    with gpu.on(given[0].device), torch.inference_mode(False), torch.no_grad():
+        own = tuple(torch.empty_like(one).copy_(one) for one in given)
         graph = torch.cuda.CUDAGraph()
-        # Other threads, those that pin batches for training, may go on.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            made = function(*own)
-    return _Graph(graph, own, made)
+        try:
+            # Other threads, those that pin batches for training, may go on.
+            with torch.cuda.graph(graph, pool=_pools[index], capture_error_mode="thread_local"):
+                known.made = function(*own)
+        except RuntimeError:
+            known.fails = True
+            return
+    known.graph, known.given = graph, own
