@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-gpu check bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/ugsp demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-gpu: $(INSTALLED)
+	UGSP_REQUIRE_CUDA=1 $(BIN)/python -m pytest -m gpu
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
