@@ -85,6 +85,8 @@ def _processor() -> Iterator[Check]:
 def _cards() -> Iterator[Check]:
     import torch
 
+    from ugsp_net import gpu
+
     if not torch.cuda.is_available():
         built = torch.version.cuda
         reason = (
@@ -97,6 +99,9 @@ def _cards() -> Iterator[Check]:
         capability = f"compute capability {properties.major}.{properties.minor}"
         finding = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {capability}"
         yield Check(f"cuda:{number}", "ok", finding)
+        missing = gpu.why_not(torch.device("cuda", number))
+        if missing is not None:
+            yield Check("triton", "info", f"frames take several times as long without it: {missing}")
 
 
 def _encoders() -> Iterator[Check]:

@@ -131,10 +131,11 @@ class NetworkChoice:
         """Load the network. Raises UgspError."""
         from ugsp_cli import engine
         from ugsp_cli.console import print_note
-        from ugsp_net import cpu
+        from ugsp_net import cpu, gpu
 
-        told = "compiling for this processor, which takes up to a minute; later runs find it done."
-        cpu.before_compiling[:] = [functools.partial(print_note, told)]
+        for kind, where in ((cpu, "processor"), (gpu, "graphics card")):
+            told = f"compiling for this {where}, which takes up to a minute; later runs find it done."
+            kind.before_compiling[:] = [functools.partial(print_note, told)]
         return engine.load_interpolator(self.engine_options())
 
     def picture_settings(self) -> dict[str, Any]:

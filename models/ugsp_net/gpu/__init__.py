@@ -11,18 +11,29 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+
+before_compiling: list[Callable[[], None]] = []
+"""Called, and taken away, before the first kernel where Triton keeps none yet: compiling them takes some 20 s."""
 
 _refused: list[None] = []
 
 
 def available(device: torch.device) -> bool:
     """Whether kernels run on a device, and nobody asked for torch alone."""
-    return not _refused and why_not(device) is None
+    if _refused or why_not(device) is not None:
+        return False
+    if device.type == "cuda" and before_compiling:
+        told = [] if _keeps_some() else before_compiling[:]
+        before_compiling.clear()
+        for tell in told:
+            tell()
+    return True
 
 
 def why_not(device: torch.device) -> str | None:
@@ -68,6 +79,13 @@ def power_of_two(number: int) -> int:
 def empty(shape: tuple[int, ...], like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Uninitialised memory for a kernel to write to; tests fill it with NaN."""
     return like.new_empty(shape, dtype=dtype)
+
+
+def _keeps_some() -> bool:
+    """Whether Triton has compiled anything for this user, ours or not."""
+    home = Path(os.environ.get("TRITON_HOME") or Path.home())
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
+    return folder.is_dir() and any(folder.iterdir())
 
 
 @functools.cache
