@@ -292,7 +292,7 @@ class UGSP(nn.Module):
         agree = agreement(change(frame0, frame1) if changed is None else changed, side)
         batch, _, height, width = frame0.shape
         flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
-        if frame0.device.type == "cuda":  # where patches that fit cost next to nothing, and to ask would be to wait
+        if by_kernels(frame0):  # to which patches that fit cost next to nothing; to ask where they are would be to wait
             return inverse_search(frame0, frame1) * enlarge(_rectangle((~agree).float(), BESIDE), side // POINT)
         box = bounds((~agree).float())
         if box is not None:
