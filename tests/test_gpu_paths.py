@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_triton
+from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, interpreted, kernels, needs_triton
 from ugsp_net import gpu, paths
 from ugsp_net.compiled import only_torch
 
@@ -186,13 +182,6 @@ def test_the_host_never_waits() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_triton
-@pytest.mark.skipif(INTERPRETED, reason="starts what is running")
 def test_interpreted() -> None:
-    """The tests above on the CPU, one kernel program after the other, in plain numpy."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment.pop("UGSP_REQUIRE_CUDA", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The tests above on the CPU."""
+    interpreted(__file__)
