@@ -62,6 +62,7 @@ def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypat
 def test_every_step_for_colours_is_the_same() -> None:
     pictures = 255 * torch.stack([texture(44, 60, seed)[0] for seed in (0, 1)])
     grid, chosen = (11, 15), torch.tensor([[3, 77, 164], [0, 14, 90]])
+    torch.manual_seed(0)  # of other flows one in forty has a patch that finds nothing better
     flow = 3 * torch.randn(2, 11 * 15, 2)
     near = flow.gather(1, chosen[..., None].expand(-1, -1, 2))
     given = pictures, pictures.flip(0), grid

@@ -225,6 +225,15 @@ def _cost(residual: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
+def _better(
+    tried: tl.tensor, tried_x: tl.tensor, tried_y: tl.tensor, cost: tl.tensor, across: tl.tensor, down: tl.tensor
+) -> tuple[tl.tensor, ...]:
+    """The flow (x, y) and the cost of patches, or those that were tried where they cost less."""
+    better = tried < cost
+    return tl.where(better, tried_x, across), tl.where(better, tried_y, down), tl.where(better, tried, cost)
+
+
+@triton.jit
 def _samples(
     inside: tl.tensor,
     rows: tl.tensor,
@@ -327,19 +336,13 @@ def _begin(
                 tried_x = tl.zeros([PATCHES], dtype=tl.float32) + (number // side - REACH)
                 tried_y = tl.zeros([PATCHES], dtype=tl.float32) + (number % side - REACH)
                 tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
-                better = tried < cost
-                across = tl.where(better, tried_x, across)
-                down = tl.where(better, tried_y, down)
-                cost = tl.where(better, tried, cost)
+                across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
         else:
             place = coarser + picture * coarser_batch + (row // 2) * coarser_row + column // 2
             tried_x = 2.0 * tl.load(place, mask=exists, other=0.0)
             tried_y = 2.0 * tl.load(place + coarser_plane, mask=exists, other=0.0)
             tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
-            better = tried < cost
-            across = tl.where(better, tried_x, across)
-            down = tl.where(better, tried_y, down)
-            cost = tl.where(better, tried, cost)
+            across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(state, rows * columns), patch, exists, across, down, cost, rows * columns)
 
 
@@ -388,10 +391,7 @@ def _try_back(
         tried_x = -tl.load(other + row * columns + column, mask=exists, other=0.0)
         tried_y = -tl.load(other + count + row * columns + column, mask=exists, other=0.0)
         tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
-        better = tried < cost
-        across = tl.where(better, tried_x, across)
-        down = tl.where(better, tried_y, down)
-        cost = tl.where(better, tried, cost)
+        across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(after, count), patch, exists, across, down, cost, count)
 
 
@@ -438,11 +438,8 @@ def _try_around(
             tried_y = tl.load(before + count + there, mask=exists, other=0.0)
             found = _residual(template, second, y, x, tried_x, tried_y, height, width, wanted)
             tried = _cost(found, SAMPLES)
-            better = tried < cost
-            across = tl.where(better, tried_x, across)
-            down = tl.where(better, tried_y, down)
-            cost = tl.where(better, tried, cost)
-            residual = tl.where(better[:, None], found, residual)
+            residual = tl.where((tried < cost)[:, None], found, residual)
+            across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
         # Outside the frame nothing is known of where it slopes.
         slopes = wanted & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         slope_x = _whole(first, y, x + 1, height, width, slopes) - _whole(first, y, x - 1, height, width, slopes)
@@ -461,10 +458,7 @@ def _try_around(
         tried_x = across - (yy * along_x - xy * along_y) * scale
         tried_y = down - (xx * along_y - xy * along_x) * scale
         tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
-        better = tried < cost
-        across = tl.where(better, tried_x, across)
-        down = tl.where(better, tried_y, down)
-        cost = tl.where(better, tried, cost)
+        across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(after, count), patch, exists, across, down, cost, count)
 
 
