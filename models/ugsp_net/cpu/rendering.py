@@ -12,10 +12,8 @@ from ugsp_net.cpu.vectors import (
     inlined,
     load,
     load4,
-    load_first,
-    load_second,
-    load_third,
     plain,
+    planes_of,
     same4,
     store,
     store_pixels,
@@ -30,8 +28,10 @@ PLANES = 5
 """Of what is enlarged: flow to both frames, and the logarithm of how many times more of the first is to be seen."""
 OUTPUTS = 8
 """Of the last level: these, and what is added to red, green and blue."""
-SIDE = 16
-"""Of the squares in which pixels are laid out as they are read."""
+LINES, PIECE = 4, 64
+"""Rows and columns of the rectangles in which pixels are laid out as they are read: a row of squares of 16 pixels
+touches as many pages of memory as a whole picture's, and took twice as long. PIECE: pixels of a run, too, for which
+that is seen to at once."""
 NEAR = 32
 """Pixels that do not move between two runs of such that do, up to which these are made as one."""
 BORDER = 4
@@ -57,7 +57,7 @@ def put_rendered(
     # Of memory that is never touched nothing is taken.
     pixels = np.empty((2, 4 * height * width), np.float32)
     for index in range(len(picture)):
-        laid_out = np.zeros((2, -(-height // SIDE), -(-width // SIDE)), np.bool_)
+        laid_out = np.zeros((2, -(-height // LINES), -(-width // PIECE)), np.bool_)
         when, made, there = float(t[index]), _flat(picture[index]), plain(moving[index, 0])
         frames = _flat(frame0[index]), _flat(frame1[index])
         likelier = np.float32(np.log((1 - when) / when))
@@ -94,12 +94,29 @@ def _lay_out(planes: Any, pixels: Any, frame: int, width: int, top: int, left: i
 
 
 @inlined
-def _span(values: Any, begin: int, end: int) -> Any:
+def _span(values: Any) -> Any:
     """The least and the largest of some int32 values, and what follows that: both are read."""
-    least, largest = values[begin], values[begin]
-    for index in range(begin, end):
+    least, largest = values[0], values[0]
+    for index in range(len(values)):
         least, largest = min(least, values[index]), max(largest, values[index])
     return least, largest + 1
+
+
+@inlined
+def _blended(pixels: Any, at: Any, shares: Any, x: int, line_below: int) -> Any:
+    """The x-th pixel of a run, of what both frames show where it is read."""
+    made = _shared(pixels, 0, np.intp(at[0, 2, x]), shares, x, line_below)
+    return made + _shared(pixels, 1, np.intp(at[1, 2, x]), shares, x, line_below)
+
+
+@inlined
+def _shared(pixels: Any, frame: int, place: int, shares: Any, x: int, line_below: int) -> Any:
+    """What the x-th pixel of a run takes of the four pixels at a place of one frame."""
+    made = load4(pixels, frame, place) * same4(shares[frame, 0, x])
+    made += load4(pixels, frame, place + 4) * same4(shares[frame, 1, x])
+    made += load4(pixels, frame, place + line_below) * same4(shares[frame, 2, x])
+    made += load4(pixels, frame, place + line_below + 4) * same4(shares[frame, 3, x])
+    return made
 
 
 @inlined
@@ -179,7 +196,6 @@ def _render(
     told = np.empty((PLANES, width), np.float32)
     at = np.empty((2, 3, width), np.int32)
     shares = np.empty((2, 4, width), np.float32)
-    read = np.empty((8, 4), np.float32)
     into_picture, plane_step, row_step = picture
     first = np.empty(width, np.float32)
     runs = np.empty((moving.shape[1], 2), np.intp)
@@ -274,40 +290,38 @@ def _render(
                     above = share - below
                     right[x], diagonal[x] = above * at_x, below * at_x
                     corner[x], under[x] = above - right[x], below - diagonal[x]
-            for begin in range(0, length, side):
+            end = 0
+            while end < length:
+                begin, end = end, end + side
                 if moving[y // side, (start + begin) // side] == 0:
                     continue
-                end = begin + side
+                while end < length and end - begin < PIECE and moving[y // side, (start + end) // side] != 0:
+                    end += side
                 for frame in range(2):
                     planes = frame0 if frame == 0 else frame1
-                    first_y, last_y = _span(at[frame, 0], begin, end)
-                    first_at, last_at = _span(at[frame, 1], begin, end)
-                    for down in range(first_y // SIDE, last_y // SIDE + 1):
-                        for across in range(first_at // SIDE, last_at // SIDE + 1):
+                    top, bottom = _span(at[frame, 0, begin:end])
+                    left, right = _span(at[frame, 1, begin:end])
+                    for down in range(top // LINES, bottom // LINES + 1):
+                        for across in range(left // PIECE, right // PIECE + 1):
                             if not laid_out[frame, down, across]:
                                 laid_out[frame, down, across] = True
-                                end_y, end_x = min(SIDE * (down + 1), height), min(SIDE * (across + 1), width)
-                                _lay_out(planes, pixels, frame, width, SIDE * down, SIDE * across, end_y, end_x)
-                for first_x in range(begin, end, 8):
-                    for x in range(8):
-                        place = np.intp(at[0, 2, first_x + x])
-                        blended = load4(pixels, 0, place) * same4(shares[0, 0, first_x + x])
-                        blended += load4(pixels, 0, place + 4) * same4(shares[0, 1, first_x + x])
-                        blended += load4(pixels, 0, place + line_below) * same4(shares[0, 2, first_x + x])
-                        blended += load4(pixels, 0, place + line_below + 4) * same4(shares[0, 3, first_x + x])
-                        place = np.intp(at[1, 2, first_x + x])
-                        late = load4(pixels, 1, place) * same4(shares[1, 0, first_x + x])
-                        late += load4(pixels, 1, place + 4) * same4(shares[1, 1, first_x + x])
-                        late += load4(pixels, 1, place + line_below) * same4(shares[1, 2, first_x + x])
-                        late += load4(pixels, 1, place + line_below + 4) * same4(shares[1, 3, first_x + x])
-                        store(blended + late, read, x, 0)
-                    target = y * row_step + start + first_x
-                    red = load_first(read) + load(added, PLANES, first_x + BORDER)
-                    green = load_second(read) + load(added, PLANES + 1, first_x + BORDER)
-                    blue = load_third(read) + load(added, PLANES + 2, first_x + BORDER)
-                    store(red, into_picture, 0, target)
-                    store(green, into_picture, 0, target + plane_step)
-                    store(blue, into_picture, 0, target + 2 * plane_step)
+                                end_y, end_x = min(LINES * (down + 1), height), min(PIECE * (across + 1), width)
+                                _lay_out(planes, pixels, frame, width, LINES * down, PIECE * across, end_y, end_x)
+                for x in range(begin, end, 8):
+                    red, green, blue = planes_of(
+                        _blended(pixels, at, shares, x, line_below),
+                        _blended(pixels, at, shares, x + 1, line_below),
+                        _blended(pixels, at, shares, x + 2, line_below),
+                        _blended(pixels, at, shares, x + 3, line_below),
+                        _blended(pixels, at, shares, x + 4, line_below),
+                        _blended(pixels, at, shares, x + 5, line_below),
+                        _blended(pixels, at, shares, x + 6, line_below),
+                        _blended(pixels, at, shares, x + 7, line_below),
+                    )
+                    target = y * row_step + start + x
+                    store(red + load(added, PLANES, x + BORDER), into_picture, 0, target)
+                    store(green + load(added, PLANES + 1, x + BORDER), into_picture, 0, target + plane_step)
+                    store(blue + load(added, PLANES + 2, x + BORDER), into_picture, 0, target + 2 * plane_step)
 
 
 @compiled

@@ -167,25 +167,27 @@ def store_pixels(_context: Any, first: Any, second: Any, third: Any, target: Any
     return types.void(first, second, third, target, types.intp, types.intp), generate
 
 
-def _plane(number: int) -> Any:
-    @intrinsic
-    def load_plane(_context: Any, pixels: Any) -> Any:
-        """One of the four numbers of each of eight pixels, an fp32 array [8, 4]."""
+@intrinsic
+def planes_of(
+    _context: Any, _a: Any, _b: Any, _c: Any, _d: Any, _e: Any, _f: Any, _g: Any, _h: Any
+) -> Any:
+    """The first, the second and the third of the four numbers of each of eight pixels."""
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            zero, of_all = ir.Constant(ir.IntType(64), 0), ir.VectorType(ir.FloatType(), 32)
-            place = _place(context, builder, signature.args[0], arguments[0], (zero, zero))
-            whole = builder.load(builder.bitcast(place, of_all.as_pointer()))
-            whole.align = 4
-            order = ir.Constant(ir.VectorType(ir.IntType(32), 8), [4 * lane + number for lane in range(8)])
-            return builder.shuffle_vector(whole, ir.Constant(of_all, ir.Undefined), order)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def joined(one: Any, other: Any, order: list[int]) -> Any:
+            return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
 
-        return _EIGHT(pixels), generate
+        pairs = [joined(one, other, list(range(8))) for one, other in zip(arguments[:4], arguments[4:], strict=True)]
+        # Of pixels 0 and 4, 1 and 5, 2 and 6, 3 and 7: as 4x4 numbers are transposed, in both halves of a register.
+        low, high = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+        first, second, third = (
+            (joined(pairs[0], pairs[1], order), joined(pairs[2], pairs[3], order)) for order in (low, low, high)
+        )
+        near, far = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+        planes = joined(*first, near), joined(*second, far), joined(*third, near)
+        return context.make_tuple(builder, signature.return_type, planes)
 
-    return load_plane
-
-
-load_first, load_second, load_third = map(_plane, range(3))
+    return types.UniTuple(_EIGHT, 3)(*8 * [_FOUR]), generate
 
 
 @intrinsic
