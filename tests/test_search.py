@@ -164,7 +164,7 @@ def test_what_is_small_and_fast_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert (found() - 25).abs().median() < 1
     monkeypatch.setattr(search, "LOST", torch.inf)
-    assert (found() - 25).abs().median() > 5
+    assert (found() - 25).abs().mean() > 5
 
 
 def test_what_differs_in_colour_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,12 +214,12 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     # the size: at the last one all displacements are tried, at the others what the smaller one found, and at the first
     # what the other direction has. In the end a quarter of the positions say how well a patch fits.
     compared = stepped = 0
-    sizes = (26 * 14, 2, 22, 2), (13 * 7, 3, 32, 1), (7 * 4, 3, 64, 1), (4 * 2, 4, 64, 25)
+    sizes = (26 * 14, 2, 24, 2), (13 * 7, 3, 24, 1), (7 * 4, 3, 64, 1), (4 * 2, 4, 64, 25)
     for patches, rounds, positions, first in sizes:
         compared += 2 * patches * (positions * (1 + first + 5 * rounds) + 16)
         stepped += 2 * patches * positions * rounds
     # Of the second size's patches those that fit worst look farther; what differs in the end is read once more.
-    compared += 2 * 32 * 32 * (13**2 + 1)
+    compared += 2 * 24 * 32 * (13**2 + 1)
     # In the end all see their colours with 16 positions, those of the worst are looked for, and at all of their
     # positions both flows are compared in what they read.
     compared += 2 * 16 * 3 * (13 * 7 + 32 * (1 + 13**2 + 3 * 9)) + 2 * 32 * 64 * (3 + 2 + 3 + 3)

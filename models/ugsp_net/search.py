@@ -36,8 +36,8 @@ SMALLEST = 6
 DISTANCES = ((2, 1), (2, 1, 1), (2, 1, 1), (2, 1, 2, 1))
 """The rounds at each size, the finest first and the last for all others: the flows of patches so far away are tried,
 counted in patches, then a step is taken. The smaller a size, the less a round costs."""
-SAMPLED = (3, 2, 1)
-"""With one in so many of their positions patches look at each size, the finest first and the last for all others."""
+SAMPLED = (3, 3, 1)
+"""With one in so many of their rows patches look at each size, the finest first and the last for all others."""
 DAMPING = 64.0
 """Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
 NOISE = 2.0
@@ -64,7 +64,7 @@ PLAIN = 0.5
 SEEN = 0.5
 """It takes what leaves no more than this part of what differs in all."""
 COLOUR_SAMPLED = 4
-"""Patches see their colours in one of so many positions, which are points here."""
+"""Patches see their colours in one of so many rows, of points here."""
 COLOUR_STEPS = ((FAR, 2.0), (1, 1.0), (1, 0.5), (1, 0.25))
 """Reaches, and points between what they try: 48 pixels, then around the best, closer each time."""
 FEW = 1000
@@ -171,9 +171,8 @@ def _sampled(level: int) -> list[int]:
 
 
 def _one_in(every: int) -> list[int]:
-    """One in so many positions of a patch, along diagonals."""
-    places = product(range(PATCH), repeat=2)
-    return [PATCH * row + column for row, column in places if (row + (every - 1) * column) % every == 0]
+    """The positions of one in so many rows of a patch: whole rows are what a processor reads at once."""
+    return [PATCH * row + column for row in range(every // 2, PATCH, every) for column in range(PATCH)]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net.blocks import LEAKY_SLOPE, Conv, Encoder
-from ugsp_net.cpu.vectors import compiled, load, same
+from ugsp_net.cpu.vectors import allocating, compiled, load, same
 from ugsp_net.cpu.winograd import (
     COLUMNS,
     LANES,
@@ -74,7 +74,7 @@ def _clear(values: Any, start: int, stop: int) -> None:
             values[row, column] = np.float32(0)
 
 
-@compiled
+@allocating
 def _level(
     source: Any,
     scale: float,

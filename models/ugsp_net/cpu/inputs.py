@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ugsp_net.blocks import LEAKY_SLOPE, Activation, Conv, Convolutions
-from ugsp_net.cpu.vectors import compiled, inlined, largest, load, plain, same, store, total
+from ugsp_net.cpu.vectors import allocating, compiled, inlined, largest, load, plain, same, store, total
 
 if TYPE_CHECKING:
     from ugsp_net.sparse.inputs import Matching, SparseInputs
@@ -93,7 +93,7 @@ def _read(source: Any, x: Any, y: Any, channels: int, out: Any, row: int, column
         store(made, out, row, column + channel)
 
 
-@compiled
+@allocating
 def _rows(
     out: Any,
     places: Any,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import masks
-from ugsp_net.cpu.vectors import compiled, inlined, load, plain, same, total
+from ugsp_net.cpu.vectors import allocating, compiled, inlined, load, plain, same, total
 from ugsp_net.search import _LUMA
 
 LANES = 8
@@ -166,7 +166,7 @@ def _add_contrast(shade: Any, y: int, other: Any, contrast: Any) -> None:
         contrast[inner] = min(one, two)
 
 
-@compiled
+@allocating
 def _rooted_edges(
     green0: Any,
     green1: Any,

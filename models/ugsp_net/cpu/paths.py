@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net import paths
-from ugsp_net.cpu.vectors import compiled, inlined, plain
+from ugsp_net.cpu.vectors import allocating, compiled, inlined, plain
 
 FINER, AROUND = 2, 9
 """As in ``paths``; compiled code knows no other file's constants."""
@@ -106,7 +106,7 @@ def _agreement(there: Any, back: Any, noise: float, share: float, out: Any) -> A
     return summed / out.size
 
 
-@compiled
+@allocating
 def _side(
     own: Any,
     seen: Any,
@@ -150,7 +150,7 @@ def _side(
             hidden[i, j] = max(lost, min(max(beyond, np.float32(0)), one))
 
 
-@compiled
+@allocating
 def _summed_around(values: Any) -> Any:
     """Sums over the square of ``AROUND`` positions around each, as far as it lies in [C, h, w]."""
     channels, height, width = values.shape
@@ -277,7 +277,7 @@ def _settle(told: Any, when: float, guess: float, doubt: float, certain: float, 
             out[4, i, j] = np.log((one + doubt - second) / (one + doubt - first))
 
 
-@compiled
+@allocating
 def _enlarge(small: Any, out: Any) -> None:
     """Bilinear enlargement to twice the size, [C, h, w] -> the first C of [.., 2 h, 2 w]."""
     channels, height, width = small.shape

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net.cpu.vectors import (
+    allocating,
     compiled,
     inlined,
     load,
@@ -161,7 +162,7 @@ def _spread(numbers: Any, table: Any, kernel: Any, constant: Any, some: Any, col
     return count
 
 
-@compiled
+@allocating
 def _render(
     picture: Any,
     frame0: Any,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import search
-from ugsp_net.cpu.vectors import compiled, inlined, load, plain, same, total
+from ugsp_net.cpu.vectors import allocating, compiled, inlined, load, plain, same, total
 
 PATCH, CELL, SPACING, MARGIN = 8, 4, 2, 2
 """As in ``search``; compiled code knows no other file's constants."""
@@ -86,14 +86,14 @@ def of_points(frame: Tensor) -> Tensor:
 
 def miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
     """What ``search._miscoloured`` returns."""
-    mask, share = _mask(search._one_in(search.COLOUR_SAMPLED))
+    rows = search.COLOUR_SAMPLED
     padded = [F.pad(one, (BORDER,) * 4, mode="replicate").numpy() for one in (pictures, others)]
     out = flow.new_empty((2, len(flow), *grid))
     shares = [np.float32(one) for one in search._LUMA]
     for first, second, moved, made in zip(
         *padded, plain(flow).reshape(-1, *grid, 2), out.transpose(0, 1).numpy(), strict=True
     ):
-        _miscoloured(first, second, mask, share, *shares, moved, made)
+        _miscoloured(first, second, rows, _share(rows), *shares, moved, made)
     coloured, bright = out.flatten(2)
     return coloured, bright
 
@@ -102,23 +102,23 @@ def look_for_colours(
     pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What ``search._look_for_colours`` returns."""
-    mask, share = _mask(search._one_in(search.COLOUR_SAMPLED))
+    rows = search.COLOUR_SAMPLED
     padded = [F.pad(one, (BORDER,) * 4, mode="replicate").numpy() for one in (pictures, others)]
     found, costs = flow.clone(), flow.new_empty((2, *chosen.shape))
     reaches = np.array([reach for reach, _ in search.COLOUR_STEPS])
     steps = np.array([step for _, step in search.COLOUR_STEPS], np.float32)
     every = zip(*padded, plain(chosen), found.numpy(), costs.transpose(0, 1).numpy(), strict=True)
     for first, second, numbers, moved, cost in every:
-        _look_for_colours(first, second, mask, share / np.float32(3), grid[1], numbers, reaches, steps, moved, cost)
+        _look_for_colours(
+            first, second, rows, _share(rows) / np.float32(3), grid[1], numbers, reaches, steps, moved, cost
+        )
     cost, least = costs
     return found, cost, least
 
 
-def _mask(positions: list[int]) -> tuple[Any, Any]:
-    """1 at these positions of a patch and 0 at the others, and a share for each."""
-    mask = np.zeros((PATCH, PATCH), np.float32)
-    mask.flat[positions] = 1
-    return mask, np.float32(1 / len(positions))
+def _share(every: int) -> Any:
+    """What the mean takes of each position of one in so many rows of a patch."""
+    return np.float32(1 / len(search._one_in(every)))
 
 
 def _slopes(frame: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,9 +135,9 @@ class _Patches:
         """first, second: a frame and the other one, with their borders, fp32 of 0 to 255; across, down: the first one's
         slopes; begun: [rows, columns, 2], the flow that is changed here."""
         self.flow = begun
-        positions = search._sampled(level)
-        self._samples = len(positions)
-        self._frames = first, second, *_mask(positions)
+        every = search.SAMPLED[min(level, len(search.SAMPLED) - 1)]
+        self._samples = len(search._one_in(every))
+        self._frames = first, second, every, _share(every)
         self._cost = np.empty(begun.shape[:2], np.float32)
         self._looks = np.empty(begun.shape[:2], np.bool_)
         fits = search.NOISE / 4**level * self._samples
@@ -208,13 +208,12 @@ def _shares(top: int, left: int, across: float, down: float, second: Any) -> Any
 
 
 @inlined
-def _cost(first: Any, second: Any, mask: Any, share: float, top: int, left: int, across: float, down: float) -> Any:
+def _cost(first: Any, second: Any, every: int, share: float, top: int, left: int, across: float, down: float) -> Any:
     """Squared difference less that of the means where the patch at (top, left) moves by a flow. share: 1 / samples."""
     row, column, shares = _shares(top, left, across, down, second)
     summed = squares = same(np.float32(0))
-    for line in range(PATCH):
+    for line in range(every // 2, PATCH, every):
         found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
-        found *= load(mask, line, 0)
         summed += found
         squares += found * found
     mean = total(summed)
@@ -223,37 +222,40 @@ def _cost(first: Any, second: Any, mask: Any, share: float, top: int, left: int,
 
 @inlined
 def _step(
-    first: Any, second: Any, mask: Any, slope_x: Any, slope_y: Any, inverse: Any, top: int, left: int, flow: Any
+    first: Any, second: Any, every: int, slope_x: Any, slope_y: Any, inverse: Any, i: int, j: int, flow: Any
 ) -> Any:
-    """Where a Gauss-Newton step leads from a flow [2]: across and down. inverse: [5], from ``_invert``."""
-    row, column, shares = _shares(top, left, flow[0], flow[1], second)
+    """Where a Gauss-Newton step leads from the flow of the patch in row i and column j: across and down. inverse: from
+    ``_invert``."""
+    top, left = CELL * i - MARGIN, CELL * j - MARGIN
+    across, down = flow[i, j, 0], flow[i, j, 1]
+    row, column, shares = _shares(top, left, across, down, second)
     summed = sum_x = sum_y = same(np.float32(0))
-    for line in range(PATCH):
+    for line in range(every // 2, PATCH, every):
         found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
-        found *= load(mask, line, 0)
         summed += found
         sum_x += found * load(slope_x, top + BORDER + line, left + BORDER)
         sum_y += found * load(slope_y, top + BORDER + line, left + BORDER)
     differs = total(summed)
-    x, y = total(sum_x) - inverse[3] * differs, total(sum_y) - inverse[4] * differs
-    return flow[0] - (inverse[0] * x + inverse[1] * y), flow[1] - (inverse[1] * x + inverse[2] * y)
+    x, y = total(sum_x) - inverse[i, j, 3] * differs, total(sum_y) - inverse[i, j, 4] * differs
+    across -= inverse[i, j, 0] * x + inverse[i, j, 1] * y
+    return across, down - (inverse[i, j, 1] * x + inverse[i, j, 2] * y)
 
 
 @compiled
-def _begin(first: Any, second: Any, mask: Any, share: float, fits: float, flow: Any, cost: Any, looks: Any) -> Any:
+def _begin(first: Any, second: Any, every: int, share: float, fits: float, flow: Any, cost: Any, looks: Any) -> Any:
     """What the patches cost where they begin, and which of them look further: those that cost more than what fits."""
     some = False
     for i in range(flow.shape[0]):
         for j in range(flow.shape[1]):
             top, left = CELL * i - MARGIN, CELL * j - MARGIN
-            cost[i, j] = _cost(first, second, mask, share, top, left, flow[i, j, 0], flow[i, j, 1])
+            cost[i, j] = _cost(first, second, every, share, top, left, flow[i, j, 0], flow[i, j, 1])
             looks[i, j] = cost[i, j] > fits
             some |= looks[i, j]
     return some
 
 
 @compiled
-def _invert(slope_x: Any, slope_y: Any, mask: Any, share: float, damping: float, looks: Any, inverse: Any) -> None:
+def _invert(slope_x: Any, slope_y: Any, every: int, share: float, damping: float, looks: Any, inverse: Any) -> None:
     """Of every patch that looks: the inverse Hessian (xx, xy, yy), and the means of its slopes across and down."""
     for i in range(looks.shape[0]):
         for j in range(looks.shape[1]):
@@ -261,10 +263,8 @@ def _invert(slope_x: Any, slope_y: Any, mask: Any, share: float, damping: float,
                 continue
             row, column = CELL * i - MARGIN + BORDER, CELL * j - MARGIN + BORDER
             sum_x = sum_y = sum_xx = sum_xy = sum_yy = same(np.float32(0))
-            for line in range(PATCH):
+            for line in range(every // 2, PATCH, every):
                 x, y = load(slope_x, row + line, column), load(slope_y, row + line, column)
-                x *= load(mask, line, 0)
-                y *= load(mask, line, 0)
                 sum_x += x
                 sum_y += y
                 sum_xx += x * x
@@ -281,32 +281,32 @@ def _invert(slope_x: Any, slope_y: Any, mask: Any, share: float, damping: float,
 
 @inlined
 def _try(
-    first: Any, second: Any, mask: Any, share: float, i: int, j: int, across: float, down: float, flow: Any, cost: Any
+    first: Any, second: Any, every: int, share: float, i: int, j: int, across: float, down: float, flow: Any, cost: Any
 ) -> None:
     """Take this flow for the patch in row i and column j where it fits better."""
-    tried = _cost(first, second, mask, share, CELL * i - MARGIN, CELL * j - MARGIN, across, down)
+    tried = _cost(first, second, every, share, CELL * i - MARGIN, CELL * j - MARGIN, across, down)
     if tried < cost[i, j]:
         cost[i, j], flow[i, j, 0], flow[i, j, 1] = tried, across, down
 
 
 @compiled
-def _try_all(first: Any, second: Any, mask: Any, share: float, tried: Any, looks: Any, flow: Any, cost: Any) -> None:
+def _try_all(first: Any, second: Any, every: int, share: float, tried: Any, looks: Any, flow: Any, cost: Any) -> None:
     for i in range(looks.shape[0]):
         for j in range(looks.shape[1]):
             if looks[i, j]:
-                _try(first, second, mask, share, i, j, tried[i, j, 0], tried[i, j, 1], flow, cost)
+                _try(first, second, every, share, i, j, tried[i, j, 0], tried[i, j, 1], flow, cost)
 
 
 @compiled
 def _try_everywhere(
-    first: Any, second: Any, mask: Any, share: float, reach: int, looks: Any, flow: Any, cost: Any
+    first: Any, second: Any, every: int, share: float, reach: int, looks: Any, flow: Any, cost: Any
 ) -> None:
     for i in range(looks.shape[0]):
         for j in range(looks.shape[1]):
             if looks[i, j]:
                 for across in range(-reach, reach + 1):
                     for down in range(-reach, reach + 1):
-                        _try(first, second, mask, share, i, j, np.float32(across), np.float32(down), flow, cost)
+                        _try(first, second, every, share, i, j, np.float32(across), np.float32(down), flow, cost)
 
 
 @inlined
@@ -316,22 +316,21 @@ def _nearest(position: Any, count: int) -> Any:
 
 
 @compiled
-def _try_back(first: Any, second: Any, mask: Any, share: float, way: Any, looks: Any, flow: Any, cost: Any) -> None:
+def _try_back(first: Any, second: Any, every: int, share: float, way: Any, looks: Any, flow: Any, cost: Any) -> None:
     rows, columns = looks.shape
     for i in range(rows):
         for j in range(columns):
             if looks[i, j]:
                 row = _nearest(np.float32(i) + flow[i, j, 1] / np.float32(CELL), rows)
                 column = _nearest(np.float32(j) + flow[i, j, 0] / np.float32(CELL), columns)
-                back = way[row, column]
-                _try(first, second, mask, share, i, j, -back[0], -back[1], flow, cost)
+                _try(first, second, every, share, i, j, -way[row, column, 0], -way[row, column, 1], flow, cost)
 
 
 @compiled
 def _try_around(
     first: Any,
     second: Any,
-    mask: Any,
+    every: int,
     share: float,
     slope_x: Any,
     slope_y: Any,
@@ -353,16 +352,16 @@ def _try_around(
                     (i, max(j - side, 0)),
                     (i, min(j + side, columns - 1)),
                 ):
-                    beside = before[row, column]
-                    _try(first, second, mask, share, i, j, beside[0], beside[1], flow, cost)
-                top, left = CELL * i - MARGIN, CELL * j - MARGIN
-                across, down = _step(first, second, mask, slope_x, slope_y, inverse[i, j], top, left, flow[i, j])
-                _try(first, second, mask, share, i, j, across, down, flow, cost)
+                    # Not before[row, column]: to count who uses a part of an array takes as long as to try a flow.
+                    across, down = before[row, column, 0], before[row, column, 1]
+                    _try(first, second, every, share, i, j, across, down, flow, cost)
+                across, down = _step(first, second, every, slope_x, slope_y, inverse, i, j, flow)
+                _try(first, second, every, share, i, j, across, down, flow, cost)
 
 
 @compiled
 def _look_far(
-    first: Any, second: Any, mask: Any, share: float, lost: Any, reach: int, found: float, flow: Any, cost: Any
+    first: Any, second: Any, every: int, share: float, lost: Any, reach: int, found: float, flow: Any, cost: Any
 ) -> None:
     """lost: the numbers of the patches that do; found: the part of what differs that may be left."""
     columns = flow.shape[1]
@@ -373,13 +372,13 @@ def _look_far(
         for x in range(-reach, reach + 1):
             for y in range(-reach, reach + 1):
                 across, down = from_x + np.float32(x), from_y + np.float32(y)
-                tried = _cost(first, second, mask, share, top, left, across, down)
+                tried = _cost(first, second, every, share, top, left, across, down)
                 if tried < least:
                     least = cost[i, j] = tried
                     flow[i, j, 0], flow[i, j, 1] = across, down
 
 
-@compiled
+@allocating
 def _average(first: Any, second: Any, flow: Any, summed: Any) -> None:
     """Sums of the weights of the flows of all patches, and of the flows times these: [3, ...], one in ``SPACING``
     positions."""
@@ -446,7 +445,7 @@ def _read(frame: Any, row: int, column: int, here: Any, beside: Any, under: Any,
 
 @compiled
 def _miscoloured(
-    first: Any, second: Any, mask: Any, share: float, red: float, green: float, blue: float, flow: Any, out: Any
+    first: Any, second: Any, every: int, share: float, red: float, green: float, blue: float, flow: Any, out: Any
 ) -> None:
     """first, second: [3, h, w] with their borders; out: [2, rows, columns]."""
     shares = same(red), same(green), same(blue)
@@ -455,31 +454,29 @@ def _miscoloured(
             top, left = CELL * i - MARGIN, CELL * j - MARGIN
             row, column, weights = _shares(top, left, flow[i, j, 0], flow[i, j, 1], second[0])
             coloured = dark = same(np.float32(0))
-            for line in range(PATCH):
+            for line in range(every // 2, PATCH, every):
                 place = top + BORDER + line, left + BORDER
                 r = _read(second[0], row + line, column, *weights) - load(first[0], *place)
                 g = _read(second[1], row + line, column, *weights) - load(first[1], *place)
                 b = _read(second[2], row + line, column, *weights) - load(first[2], *place)
                 bright = r * shares[0] + g * shares[1] + b * shares[2]
                 r, g, b = r - bright, g - bright, b - bright
-                seen = load(mask, line, 0)
-                coloured += (r * r + g * g + b * b) * seen
-                dark += bright * bright * seen
+                coloured += r * r + g * g + b * b
+                dark += bright * bright
             out[0, i, j], out[1, i, j] = total(coloured) * share / np.float32(3), total(dark) * share
 
 
 @inlined
 def _cost_in_colour(
-    first: Any, second: Any, mask: Any, share: float, top: int, left: int, across: float, down: float
+    first: Any, second: Any, every: int, share: float, top: int, left: int, across: float, down: float
 ) -> Any:
     """As ``_cost``, of frames of three colours; share: one by three times the samples."""
     row, column, shares = _shares(top, left, across, down, second[0])
     summed = squares = same(np.float32(0))
     for colour in range(3):
-        for line in range(PATCH):
+        for line in range(every // 2, PATCH, every):
             found = _read(second[colour], row + line, column, *shares)
             found -= load(first[colour], top + BORDER + line, left + BORDER)
-            found *= load(mask, line, 0)
             summed += found
             squares += found * found
     mean = total(summed)
@@ -490,7 +487,7 @@ def _cost_in_colour(
 def _look_for_colours(
     first: Any,
     second: Any,
-    mask: Any,
+    every: int,
     share: float,
     columns: int,
     chosen: Any,
@@ -503,14 +500,14 @@ def _look_for_colours(
     for index, number in enumerate(chosen):
         top, left = CELL * (number // columns) - MARGIN, CELL * (number % columns) - MARGIN
         best_x, best_y = flow[index]
-        least = cost[0, index] = _cost_in_colour(first, second, mask, share, top, left, best_x, best_y)
+        least = cost[0, index] = _cost_in_colour(first, second, every, share, top, left, best_x, best_y)
         for turn in range(len(reaches)):
             reach, step = reaches[turn], steps[turn]
             from_x, from_y = best_x, best_y
             for x in range(-reach, reach + 1):
                 for y in range(-reach, reach + 1):
                     across, down = from_x + step * np.float32(x), from_y + step * np.float32(y)
-                    tried = _cost_in_colour(first, second, mask, share, top, left, across, down)
+                    tried = _cost_in_colour(first, second, every, share, top, left, across, down)
                     if tried < least:
                         least, best_x, best_y = tried, across, down
         cost[1, index], flow[index, 0], flow[index, 1] = least, best_x, best_y

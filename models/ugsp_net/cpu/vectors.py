@@ -34,20 +34,30 @@ event.register("numba:compile", _Announcer())
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """The function as part of what calls it."""
-    return numba.njit(forceinline=True, **_OPTIONS)(function)
+    """The function as part of what calls it. It can make no arrays."""
+    return numba.njit(forceinline=True, _nrt=False, **_OPTIONS)(function)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """The function as machine code, made when it is first called and kept for later runs where a folder can be
-    written. It lets other threads of Python run meanwhile. Sums may be taken in any order.
+    written. It lets other threads of Python run meanwhile. Sums may be taken in any order. It can make no arrays, so
+    nobody counts who uses which: to try a flow took half as long again where each call of a function counted.
 
     What is kept knows its own file's date alone: constants of other files belong among the arguments.
     """
+    return _kept(function, _nrt=False)
+
+
+def allocating(function: Callable[..., Any]) -> Any:
+    """The same of a function that makes arrays."""
+    return _kept(function)
+
+
+def _kept(function: Callable[..., Any], **options: Any) -> Any:
     try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
+        return numba.njit(cache=True, **options, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(**_OPTIONS)(function)
+        return numba.njit(**options, **_OPTIONS)(function)
 
 
 def plain(values: Tensor) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu.vectors import compiled, inlined, largest, load, load_same, plain, same, store
+from ugsp_net.cpu.vectors import allocating, compiled, inlined, largest, load, load_same, plain, same, store
 
 LANES, ROWS, COLUMNS = 8, 6, 16
 """Numbers in a vector; rows and columns of a product that are made at once."""
@@ -228,7 +228,7 @@ def leaky(sums: Any, leak: Any) -> Any:
     )
 
 
-@compiled
+@allocating
 def _convolve(
     rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out: Any, projected: Any, weight: Any
 ) -> None:
