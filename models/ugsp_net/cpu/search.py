@@ -31,8 +31,8 @@ def search_size(
     """What ``search._search`` returns, of frames on the processor."""
     batch, _, height, width = first.shape
     rows, columns = -(-height // CELL), -(-width // CELL)
-    pictures = [F.pad(one, (BORDER,) * 4, mode="replicate")[:, 0].numpy() for one in (first, second)]
-    slopes = [F.pad(one, (BORDER,) * 4).numpy() for one in _slopes(first)]
+    pictures = [_with_borders(one) for one in (first, second)]
+    slopes = _slopes(first)
     if flow is None:
         begun = first.new_zeros((batch, rows, columns, 2))
     else:
@@ -121,11 +121,22 @@ def _share(every: int) -> Any:
     return np.float32(1 / len(search._one_in(every)))
 
 
-def _slopes(frame: Tensor) -> tuple[Tensor, Tensor]:
-    """How a frame [B, 1, h, w] changes across and down, [B, h, w] each."""
-    across, down = F.pad(frame, (1, 1, 0, 0), mode="replicate"), F.pad(frame, (0, 0, 1, 1), mode="replicate")
-    across, down = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]
-    return across[:, 0].div_(2), down[:, 0].div_(2)
+def _with_borders(frames: Tensor) -> Any:
+    """Frames [B, 1, h, w] with what is at their borders repeated outside, [B, h + 2 BORDER, w + 2 BORDER]."""
+    batch, _, height, width = frames.shape
+    out = np.empty((batch, height + 2 * BORDER, width + 2 * BORDER), np.float32)
+    for frame, made in zip(plain(frames[:, 0]), out, strict=True):
+        _surround(frame, made)
+    return out
+
+
+def _slopes(frames: Tensor) -> tuple[Any, Any]:
+    """How frames [B, 1, h, w] change across and down, with borders of zeros: outside nothing is known of that."""
+    batch, _, height, width = frames.shape
+    across, down = np.empty((2, batch, height + 2 * BORDER, width + 2 * BORDER), np.float32)
+    for frame, *made in zip(plain(frames[:, 0]), across, down, strict=True):
+        _slope(frame, *made)
+    return across, down
 
 
 class _Patches:
@@ -239,6 +250,39 @@ def _step(
     x, y = total(sum_x) - inverse[i, j, 3] * differs, total(sum_y) - inverse[i, j, 4] * differs
     across -= inverse[i, j, 0] * x + inverse[i, j, 1] * y
     return across, down - (inverse[i, j, 1] * x + inverse[i, j, 2] * y)
+
+
+@compiled
+def _surround(frame: Any, out: Any) -> None:
+    height, width = frame.shape
+    for i in range(height + 2 * BORDER):
+        y = min(max(i - BORDER, 0), height - 1)
+        for j in range(BORDER):
+            out[i, j], out[i, BORDER + width + j] = frame[y, 0], frame[y, width - 1]
+        for j in range(width):
+            out[i, BORDER + j] = frame[y, j]
+
+
+@compiled
+def _slope(frame: Any, across: Any, down: Any) -> None:
+    height, width = frame.shape
+    half, none = np.float32(0.5), np.float32(0)
+    for i in range(height + 2 * BORDER):
+        y = i - BORDER
+        if not 0 <= y < height:
+            for j in range(width + 2 * BORDER):
+                across[i, j] = down[i, j] = none
+            continue
+        above, below = max(y - 1, 0), min(y + 1, height - 1)
+        for j in range(BORDER):
+            across[i, j] = down[i, j] = none
+            across[i, BORDER + width + j] = down[i, BORDER + width + j] = none
+        for j in range(width):
+            down[i, BORDER + j] = half * (frame[below, j] - frame[above, j])
+        for j in range(1, width - 1):
+            across[i, BORDER + j] = half * (frame[y, j + 1] - frame[y, j - 1])
+        across[i, BORDER] = half * (frame[y, min(1, width - 1)] - frame[y, 0])
+        across[i, BORDER + width - 1] = half * (frame[y, width - 1] - frame[y, max(width - 2, 0)])
 
 
 @compiled

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ugsp_net import cpu
 from ugsp_net.blocks import Activation, Conv, Level, Synthesis, linear
+from ugsp_net.compiled import compiled_by
 from ugsp_net.masks import block_side, enlarge
 from ugsp_net.matching import TILE
 from ugsp_net.pooling import largest_around
@@ -78,8 +79,12 @@ def pays(mask: Tensor, height: int, dtype: torch.dtype) -> bool:
 
 def _tile(side: int, dtype: torch.dtype, device: torch.device) -> int:
     """Side of the squares of positions that are made together in blocks of side x side: those of ``Winograd``, or one
-    by one."""
-    return winograd.TILE if side % winograd.TILE == 0 and winograd.pays(dtype, device) else 1
+    by one. Compiled code makes squares that hold several blocks where any of these is active."""
+    if not winograd.pays(dtype, device):
+        return 1
+    whole = side % winograd.TILE == 0
+    several = winograd.TILE % side == 0 and cpu.available() and not torch.is_grad_enabled()
+    return winograd.TILE if whole or several else 1
 
 
 def _reached(mask: Tensor, height: int, width: int) -> Tensor:
@@ -93,68 +98,92 @@ class ActivePositions:
     def __init__(self, mask: Tensor, height: int, width: int, dtype: torch.dtype) -> None:
         """mask: [B, 1, rows, columns], the grid of blocks over a level of height x width positions; dtype: of the
         activations."""
-        self._shape = mask.shape[0], height, width
         side = block_side(mask, height, width)
-        wanted = enlarge(mask, side)
         self.tile = _tile(side, dtype, mask.device)
-        corners = wanted[..., :: self.tile, :: self.tile].flatten().nonzero()[:, 0]  # of a picture of tiles
-        self.count = len(corners) * self.tile**2
-        if not self.count:
-            return
-        self.needed = largest_around(wanted, 3).flatten().nonzero()[:, 0]
-        """[U]: rows of the level's dense input that are read, in order: the active positions and those beside them."""
+        self._partial = self.tile > side
+        multiple = ROUND if self.tile == 1 else 1
+        self.needed, self.active, self.source, self.around, self.numbers = place(
+            mask, height, width, self.tile, multiple
+        )
+        self.count = self.zero = len(self.active)
+        """Positions that are made, and the row of zeros in a compact buffer of them."""
         self.at_once = _at_once(dtype, mask.device) if self.tile == 1 else winograd.BATCH
         """Tiles that are made at once."""
-        if self.tile == 1:
-            self.active = corners = filled_up(corners, ROUND)
-            """[A]: rows of the level that are made, tile by tile. One by one they are filled up with the last one,
-            which is made again."""
+
+    def put(self, values: Tensor, whole: Tensor) -> None:
+        """Write what was made of the active positions, [A, C], to where they are in the level, [B * H * W, C]."""
+        if self._partial:
+            made = (self.active >= 0).nonzero()[:, 0]
+            values, active = values.index_select(0, made), self.active.index_select(0, made)
         else:
-            across = width // self.tile
-            row = corners // across
-            corners = row * (self.tile * width) + (corners - row * across) * self.tile
-            inside = torch.arange(self.tile, device=mask.device)
-            self.active = (corners[:, None] + (inside[:, None] * width + inside).flatten()).flatten()
-        self.zero = len(self.active)
-        """The row of zeros in a compact buffer of A rows."""
-        self._needed, self._active = self._bordered(self.needed), self._bordered(self.active)
-        corners = self._bordered(corners)
-        self.source = self._around(corners, self._numbers(self._needed, 0, len(self.needed)), self.tile)
-        """[T, (tile + 2)^2]: rows of a table that holds ``needed``, then a row of zeros for what is outside."""
-        numbers = self._numbers(self._active[: self.count], self.zero, self.zero)
-        self.around = self._around(corners, numbers, self.tile)
-        """[T, (tile + 2)^2]: rows of a compact buffer."""
-        self.numbers = numbers.view(mask.shape[0], height + 2, width + 2)
-        """int32: the row of a compact buffer of every position of the level, and of those of a border of one; from
-        ``count`` on where there is none."""
+            active = self.active
+        whole.index_copy_(0, active, values)
 
     def read_by(self) -> Tensor:
         """What reads the level's output around each of ``needed``, [U, 9] int32: rows of a compact buffer with a row of
         the bias after that of zeros."""
-        return self._around(self._needed, self._numbers(self._active[: self.count], self.zero + 1, self.zero), 1)
+        numbers = self.numbers.clone()
+        inner = numbers[:, 1:-1, 1:-1]
+        inner[inner == self.zero] = self.zero + 1
+        return _around(self.needed, numbers, 1)
 
-    def _bordered(self, positions: Tensor) -> Tensor:
-        """From rows of the level to places in the level with a border of one position."""
-        pictures, height, width = self._shape
-        row = positions // width
-        places = (positions + (width + 3)).add_(row, alpha=2)
-        return places.add_(row.floor_divide_(height), alpha=2 * (width + 2)) if pictures > 1 else places
 
-    def _numbers(self, places: Tensor, others: int, outside: int) -> Tensor:
-        """The level with its border, [B * (H + 2) * (W + 2)] int32: which of ``places`` is there, or the number of all
-        others, or that of the border."""
-        pictures, height, width = self._shape
-        numbers = torch.full((pictures, height + 2, width + 2), outside, dtype=torch.int32, device=places.device)
-        numbers[:, 1:-1, 1:-1] = others
-        return numbers.flatten().scatter_(0, places, torch.arange(len(places), dtype=torch.int32, device=places.device))
+@compiled_by("cpu.positions.place")
+def place(
+    mask: Tensor, height: int, width: int, tile: int, multiple: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where a level of height x width positions is made and read for a mask [B, 1, rows, columns].
 
-    def _around(self, places: Tensor, numbers: Tensor, tile: int) -> Tensor:
-        """What is in and around tiles with their corners at places [N], row by row, in the numbers from ``_numbers``:
-        [N, (tile + 2)^2] int32."""
-        step = self._shape[-1] + 2
-        offsets = [down * step + across for down, across in product(range(-1, tile + 1), repeat=2)]
-        places = places[:, None] + torch.tensor(offsets, device=places.device)
-        return numbers.index_select(0, places.flatten()).view(-1, len(offsets))
+    It is made in T tiles of tile x tile positions; their number is filled up to a multiple with the last one, which is
+    made again. Compiled code takes tiles that are larger than blocks too, of which any block is active. Returns
+
+    - the rows of the level's dense input that are read, in order: the active positions and those beside them, [U];
+    - the rows of the level that are made, tile by tile, -1 for those that are not active, [A];
+    - which rows of a table of the first, with a row of zeros after them, a tile reads, [T, (tile + 2)^2] int32;
+    - which rows of a buffer of the second, with a row of zeros after them, it reads, [T, (tile + 2)^2] int32;
+    - the row of such a buffer of every position of the level and of those of a border of one, A where there is none,
+      [B, height + 2, width + 2] int32.
+    """
+    wanted = enlarge(mask, block_side(mask, height, width))
+    corners = wanted[..., ::tile, ::tile].flatten().nonzero()[:, 0]  # of a picture of tiles
+    if len(corners):
+        corners = filled_up(corners, multiple)
+    across = width // tile
+    row = corners // across
+    corners = row * (tile * width) + (corners - row * across) * tile
+    inside = torch.arange(tile, device=mask.device)
+    active = (corners[:, None] + (inside[:, None] * width + inside).flatten()).flatten()
+    needed = largest_around(wanted, 3).flatten().nonzero()[:, 0]
+    # Those that are filled up come last, so that the first of each counts.
+    numbers = _numbers(needed, len(needed), mask.shape[0], height, width)
+    source = _around(corners, numbers, tile)
+    numbers = _numbers(active, len(active), mask.shape[0], height, width)
+    return needed, active, source, _around(corners, numbers, tile), numbers
+
+
+def _bordered(positions: Tensor, height: int, width: int) -> Tensor:
+    """From rows of a level to places in it with a border of one position."""
+    row = positions // width
+    places = (positions + (width + 3)).add_(row, alpha=2)
+    return places.add_(row.floor_divide_(height), alpha=2 * (width + 2))
+
+
+def _numbers(positions: Tensor, others: int, pictures: int, height: int, width: int) -> Tensor:
+    """A level with its border, [B, H + 2, W + 2] int32: which of these positions is there, or the number of all
+    others."""
+    numbers = positions.new_full((pictures, height + 2, width + 2), others, dtype=torch.int32)
+    here = torch.arange(len(positions), dtype=torch.int32, device=positions.device)
+    numbers.view(-1).scatter_(0, _bordered(positions, height, width), here)
+    return numbers
+
+
+def _around(corners: Tensor, numbers: Tensor, tile: int) -> Tensor:
+    """What is in and around tiles with their corners at these rows of a level [N], row by row, in numbers as
+    ``_numbers`` returns them: [N, (tile + 2)^2] int32."""
+    _, height, width = numbers.shape
+    offsets = [down * width + across for down, across in product(range(-1, tile + 1), repeat=2)]
+    places = _bordered(corners, height - 2, width - 2)[:, None] + torch.tensor(offsets, device=corners.device)
+    return numbers.flatten().index_select(0, places.flatten()).view(-1, len(offsets))
 
 
 def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, height: int, width: int) -> Tensor:
@@ -164,7 +193,7 @@ def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, he
     whole = level.bias().to(inputs.dtype).flatten().repeat(pictures * height * width, 1)  # [B * H * W, outputs]
     if positions.count:
         values = _run_layers(level, inputs.rows(positions.needed), positions)
-        whole.index_copy_(0, positions.active, values[: positions.zero])
+        positions.put(values[: positions.zero], whole)
     return whole.view(pictures, height, width, level.outputs).permute(0, 3, 1, 2)
 
 

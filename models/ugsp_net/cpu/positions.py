@@ -1,0 +1,133 @@
+"""``sparse.tiles.place``, for processors: what torch gathers from whole maps is written where it belongs at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ugsp_net.cpu.vectors import compiled, plain
+
+
+def place(
+    mask: Tensor, height: int, width: int, tile: int, multiple: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What ``sparse.tiles.place`` returns."""
+    pictures, _, rows, _ = mask.shape
+    blocks, side = plain(mask[:, 0]), height // rows
+    wanted = np.empty((pictures, -(-height // tile), -(-width // tile)), np.bool_)
+    found = _find(blocks, side, tile, wanted)
+    tiles = -(-found // multiple) * multiple
+    # The number among those that are read of every position of the level, then that of every one that is made.
+    numbers = np.empty((pictures, height + 2, width + 2), np.int32)
+    needed = np.empty(_number_needed(blocks, side, numbers), np.int64)
+    _list_needed(numbers, needed)
+    source, around = np.empty((2, tiles, (tile + 2) ** 2), np.int32)
+    active = np.empty(tiles * tile**2, np.int64)
+    _look_around(wanted, numbers, tile, len(needed), source)
+    _number_active(blocks, side, wanted, tile, tiles * tile**2, numbers, active)
+    _look_around(wanted, numbers, tile, tiles * tile**2, around)
+    for filled, last in ((source, source[found - 1 : found]), (around, around[found - 1 : found])):
+        filled[found:] = last
+    active[found * tile**2 :] = active[found * tile**2 - 1] if found else 0
+    made = needed, active, source, around, numbers
+    return tuple(torch.from_numpy(values) for values in made)  # type: ignore[return-value]
+
+
+@compiled
+def _find(blocks: Any, side: int, tile: int, wanted: Any) -> int:
+    """Which tiles hold an active position, and how many do. blocks: the mask; side: of its blocks, positions."""
+    count = 0
+    for picture in range(wanted.shape[0]):
+        for i in range(wanted.shape[1]):
+            for j in range(wanted.shape[2]):
+                wanted[picture, i, j] = False
+                for row in range(tile * i // side, min((tile * (i + 1) - 1) // side + 1, blocks.shape[1])):
+                    for column in range(tile * j // side, min((tile * (j + 1) - 1) // side + 1, blocks.shape[2])):
+                        if blocks[picture, row, column] > 0:
+                            wanted[picture, i, j] = True
+                count += wanted[picture, i, j]
+    return count
+
+
+@compiled
+def _number_needed(blocks: Any, side: int, numbers: Any) -> int:
+    """The numbers of positions that are active or beside such, in order, and how many there are; of others -1."""
+    pictures, height, width = numbers.shape
+    for picture in range(pictures):
+        for i in range(height):
+            for j in range(width):
+                numbers[picture, i, j] = -1
+        for row in range(blocks.shape[1]):
+            for column in range(blocks.shape[2]):
+                if blocks[picture, row, column] > 0:
+                    # With a border of one position all of these lie inside.
+                    for i in range(side * row, side * (row + 1) + 2):
+                        for j in range(side * column, side * (column + 1) + 2):
+                            numbers[picture, i, j] = 0
+    count = 0
+    for picture in range(pictures):
+        for i in range(height):
+            for j in range(width):
+                if i == 0 or i == height - 1 or j == 0 or j == width - 1:
+                    numbers[picture, i, j] = -1
+                elif numbers[picture, i, j] == 0:
+                    numbers[picture, i, j] = count
+                    count += 1
+    return count
+
+
+@compiled
+def _list_needed(numbers: Any, needed: Any) -> None:
+    pictures, height, width = numbers.shape
+    for picture in range(pictures):
+        for i in range(1, height - 1):
+            for j in range(1, width - 1):
+                if numbers[picture, i, j] >= 0:
+                    place = (picture * (height - 2) + i - 1) * (width - 2) + j - 1
+                    needed[numbers[picture, i, j]] = place
+
+
+@compiled
+def _look_around(wanted: Any, numbers: Any, tile: int, none: int, out: Any) -> None:
+    """What has which number in and around each tile; ``none`` where nothing has one."""
+    pictures, height, width = numbers.shape
+    count = 0
+    for picture in range(pictures):
+        for down in range(wanted.shape[1]):
+            for across in range(wanted.shape[2]):
+                if not wanted[picture, down, across]:
+                    continue
+                at = 0
+                for i in range(tile * down, tile * (down + 1) + 2):
+                    for j in range(tile * across, tile * (across + 1) + 2):
+                        number = numbers[picture, i, j] if i < height and j < width else -1
+                        out[count, at] = number if number >= 0 else none
+                        at += 1
+                count += 1
+
+
+@compiled
+def _number_active(blocks: Any, side: int, wanted: Any, tile: int, none: int, numbers: Any, active: Any) -> None:
+    """The numbers of the positions that are made, ``none`` of all others, and which position each is, -1 where a tile
+    has none that is active."""
+    pictures, height, width = numbers.shape
+    for picture in range(pictures):
+        for i in range(height):
+            for j in range(width):
+                numbers[picture, i, j] = none
+    count = 0
+    for picture in range(pictures):
+        for down in range(wanted.shape[1]):
+            for across in range(wanted.shape[2]):
+                if not wanted[picture, down, across]:
+                    continue
+                for i in range(tile * down, tile * (down + 1)):
+                    for j in range(tile * across, tile * (across + 1)):
+                        active[count] = -1
+                        if i < height - 2 and j < width - 2 and blocks[picture, i // side, j // side] > 0:
+                            numbers[picture, i + 1, j + 1] = count
+                            active[count] = (picture * (height - 2) + i) * (width - 2) + j
+                        count += 1
