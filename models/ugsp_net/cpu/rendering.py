@@ -10,14 +10,13 @@ from torch import Tensor
 from ugsp_net.cpu.vectors import (
     allocating,
     compiled,
+    fetch,
     inlined,
     load,
     load4,
+    load_pairs,
     plain,
-    planes_of,
-    same4,
     store,
-    store_pixels,
 )
 from ugsp_net.cpu.winograd import COLUMNS, ROWS, accumulate, put
 from ugsp_net.masks import block_side
@@ -29,10 +28,9 @@ PLANES = 5
 """Of what is enlarged: flow to both frames, and the logarithm of how many times more of the first is to be seen."""
 OUTPUTS = 8
 """Of the last level: these, and what is added to red, green and blue."""
-LINES, PIECE = 4, 64
-"""Rows and columns of the rectangles in which pixels are laid out as they are read: a row of squares of 16 pixels
-touches as many pages of memory as a whole picture's, and took twice as long. PIECE: pixels of a run, too, for which
-that is seen to at once."""
+AHEAD = 48
+"""Pixels for which memory is asked before they are read: where these are is the flow's choice, which no processor
+foresees. The last step took a third longer without that, and with 24 or 96."""
 NEAR = 32
 """Pixels that do not move between two runs of such that do, up to which these are made as one."""
 BORDER = 4
@@ -55,17 +53,14 @@ def put_rendered(
     height, width = frame0.shape[-2:]
     moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
     side = block_side(moving, height, width)
-    # Of memory that is never touched nothing is taken.
-    pixels = np.empty((2, 4 * height * width), np.float32)
     for index in range(len(picture)):
-        laid_out = np.zeros((2, -(-height // LINES), -(-width // PIECE)), np.bool_)
         when, made, there = float(t[index]), _flat(picture[index]), plain(moving[index, 0])
         frames = _flat(frame0[index]), _flat(frame1[index])
         likelier = np.float32(np.log((1 - when) / when))
         before = _NOTHING if prior is None else plain(prior[index, 0])
         added = [plain(values) for values in out.lines(index)]
         how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
-        _render(made, *frames, pixels, laid_out, *how, there, side)
+        _render(made, *frames, *how, there, side)
         if still is not None:
             _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
 
@@ -81,43 +76,20 @@ def _flat(planes: Tensor) -> tuple[Any, int, int]:
     return planes.as_strided((1, length), (length, 1)).numpy(), plane, row
 
 
-@compiled
-def _lay_out(planes: Any, pixels: Any, frame: int, width: int, top: int, left: int, bottom: int, right: int) -> None:
-    """Of a rectangle of planes from ``_flat`` make a frame's pixels of four numbers, of which the last is nothing, in
-    [2, 4 * H * W]. Its sides are at least 8."""
+@inlined
+def _blended(frame0: Any, frame1: Any, channel: int, at: Any, shares: Any, x: int) -> Any:
+    """Eight pixels of a run from the x-th on, of what both frames show where they are read, of one colour."""
+    return _shared(frame0, 0, channel, at, shares, x) + _shared(frame1, 1, channel, at, shares, x)
+
+
+@inlined
+def _shared(planes: Any, frame: int, channel: int, at: Any, shares: Any, x: int) -> Any:
+    """What they take of one frame."""
     numbers, plane, row = planes
-    for y in range(top, bottom):
-        for start in range(left, right, 8):
-            x = min(start, right - 8)
-            at = y * row + x
-            red, green, blue = load(numbers, 0, at), load(numbers, 0, at + plane), load(numbers, 0, at + 2 * plane)
-            store_pixels(red, green, blue, pixels, frame, 4 * (y * width + x))
-
-
-@inlined
-def _span(values: Any) -> Any:
-    """The least and the largest of some int32 values, and what follows that: both are read."""
-    least, largest = values[0], values[0]
-    for index in range(len(values)):
-        least, largest = min(least, values[index]), max(largest, values[index])
-    return least, largest + 1
-
-
-@inlined
-def _blended(pixels: Any, at: Any, shares: Any, x: int, line_below: int) -> Any:
-    """The x-th pixel of a run, of what both frames show where it is read."""
-    made = _shared(pixels, 0, np.intp(at[0, 2, x]), shares, x, line_below)
-    return made + _shared(pixels, 1, np.intp(at[1, 2, x]), shares, x, line_below)
-
-
-@inlined
-def _shared(pixels: Any, frame: int, place: int, shares: Any, x: int, line_below: int) -> Any:
-    """What the x-th pixel of a run takes of the four pixels at a place of one frame."""
-    made = load4(pixels, frame, place) * same4(shares[frame, 0, x])
-    made += load4(pixels, frame, place + 4) * same4(shares[frame, 1, x])
-    made += load4(pixels, frame, place + line_below) * same4(shares[frame, 2, x])
-    made += load4(pixels, frame, place + line_below + 4) * same4(shares[frame, 3, x])
-    return made
+    left, right = load_pairs(numbers, channel * plane, at, frame, x)
+    made = left * load(shares[frame], 0, x) + right * load(shares[frame], 1, x)
+    left, right = load_pairs(numbers, channel * plane + row, at, frame, x)
+    return made + left * load(shares[frame], 2, x) + right * load(shares[frame], 3, x)
 
 
 @inlined
@@ -167,8 +139,6 @@ def _render(
     picture: Any,
     frame0: Any,
     frame1: Any,
-    pixels: Any,
-    laid_out: Any,
     flow: Any,
     whole: Any,
     bands: Any,
@@ -182,8 +152,8 @@ def _render(
     moving: Any,
     side: int,
 ) -> None:
-    """pixels, laid_out: of both frames, as in ``_lay_out``; whole to constant: from ``LastOutput.lines``; side: pixels
-    to one of moving, a multiple of 8."""
+    """picture, frame0, frame1: from ``_flat``; whole to constant: from ``LastOutput.lines``; side: pixels to one of
+    moving, a multiple of 8."""
     rows, columns = flow.shape[1:]
     height, width = 2 * rows, 2 * columns
     near, far, one = np.float32(0.75), np.float32(0.25), np.float32(1)
@@ -195,12 +165,11 @@ def _render(
     some = np.zeros((1, spread.shape[1] * table.shape[1]), np.float32)
     begun = np.zeros(2, np.intp)
     told = np.empty((PLANES, width), np.float32)
-    at = np.empty((2, 3, width), np.int32)
+    at = np.empty((2, width), np.int32)
     shares = np.empty((2, 4, width), np.float32)
     into_picture, plane_step, row_step = picture
     first = np.empty(width, np.float32)
     runs = np.empty((moving.shape[1], 2), np.intp)
-    line_below = 4 * width
     count = 0
     for y in range(height):
         if y % side == 0:
@@ -274,7 +243,7 @@ def _render(
             # Where each pixel is read, and what it takes of each of the four there.
             for frame in range(2):
                 flow_x, flow_y = told[2 * frame], told[2 * frame + 1]
-                at_row, at_column, at_place = at[frame, 0], at[frame, 1], at[frame, 2]
+                place, row_length = at[frame], np.int32(frame0[2] if frame == 0 else frame1[2])
                 corner, right, under, diagonal = shares[frame]
                 sign, rest = (one, np.float32(0)) if frame == 0 else (-one, one)
                 for x in range(length):
@@ -283,46 +252,23 @@ def _render(
                     at_y = _within(np.float32(y) + flow_y[x], np.float32(height - 1))
                     left, top = np.int32(at_x), np.int32(at_y)
                     left, top = min(left, np.int32(width - 2)), min(top, np.int32(height - 2))
-                    at_row[x], at_column[x] = top, left
-                    at_place[x] = np.int32(4) * (top * np.int32(width) + left)
+                    place[x] = top * row_length + left
                     at_x -= np.float32(left)
                     at_y -= np.float32(top)
                     below = share * at_y
                     above = share - below
                     right[x], diagonal[x] = above * at_x, below * at_x
                     corner[x], under[x] = above - right[x], below - diagonal[x]
-            end = 0
-            while end < length:
-                begin, end = end, end + side
-                if moving[y // side, (start + begin) // side] == 0:
+            for x in range(0, length, 8):
+                if moving[y // side, (start + x) // side] == 0:
                     continue
-                while end < length and end - begin < PIECE and moving[y // side, (start + end) // side] != 0:
-                    end += side
-                for frame in range(2):
-                    planes = frame0 if frame == 0 else frame1
-                    top, bottom = _span(at[frame, 0, begin:end])
-                    left, right = _span(at[frame, 1, begin:end])
-                    for down in range(top // LINES, bottom // LINES + 1):
-                        for across in range(left // PIECE, right // PIECE + 1):
-                            if not laid_out[frame, down, across]:
-                                laid_out[frame, down, across] = True
-                                end_y, end_x = min(LINES * (down + 1), height), min(PIECE * (across + 1), width)
-                                _lay_out(planes, pixels, frame, width, LINES * down, PIECE * across, end_y, end_x)
-                for x in range(begin, end, 8):
-                    red, green, blue = planes_of(
-                        _blended(pixels, at, shares, x, line_below),
-                        _blended(pixels, at, shares, x + 1, line_below),
-                        _blended(pixels, at, shares, x + 2, line_below),
-                        _blended(pixels, at, shares, x + 3, line_below),
-                        _blended(pixels, at, shares, x + 4, line_below),
-                        _blended(pixels, at, shares, x + 5, line_below),
-                        _blended(pixels, at, shares, x + 6, line_below),
-                        _blended(pixels, at, shares, x + 7, line_below),
-                    )
-                    target = y * row_step + start + x
-                    store(red + load(added, PLANES, x + BORDER), into_picture, 0, target)
-                    store(green + load(added, PLANES + 1, x + BORDER), into_picture, 0, target + plane_step)
-                    store(blue + load(added, PLANES + 2, x + BORDER), into_picture, 0, target + 2 * plane_step)
+                target = y * row_step + start + x
+                ahead = min(x + AHEAD, length - 1)
+                for channel in range(3):
+                    fetch(frame0[0], channel * frame0[1] + frame0[2] + at[0, ahead])
+                    fetch(frame1[0], channel * frame1[1] + frame1[2] + at[1, ahead])
+                    made = _blended(frame0, frame1, channel, at, shares, x) + load(added, PLANES + channel, x + BORDER)
+                    store(made, into_picture, 0, target + channel * plane_step)
 
 
 @compiled
