@@ -8,9 +8,23 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net import paths
-from ugsp_net.cpu.vectors import allocating, compiled, inlined, plain
+from ugsp_net.cpu.vectors import (
+    allocating,
+    compiled,
+    exp,
+    inlined,
+    load,
+    load4,
+    load_pairs,
+    pack,
+    pack4,
+    plain,
+    same,
+    same4,
+    store,
+)
 
-FINER, AROUND = 2, 9
+LANES, FINER, AROUND = 8, 2, 9
 """As in ``paths``; compiled code knows no other file's constants."""
 assert (FINER, AROUND) == (paths.FINER, paths.AROUND)
 
@@ -31,7 +45,7 @@ def trace(
         guesses[:] = own
         seen = np.empty((2, height, width), np.float32)
         ways = own[:2], own[2:]
-        shares = [_agreement(ways[one], ways[1 - one], *_NOISE, seen[one]) for one in (0, 1)]
+        shares = [_agreement(ways[one], _line(ways[1 - one]), *_NOISE, seen[one]) for one in (0, 1)]
         cut[:] = min(shares) < paths.LEAST_SHARE
         for one, beyond in enumerate((before, after)):
             time = 1.0 if intervals is None else float(intervals[index, one])
@@ -39,7 +53,7 @@ def trace(
             if beyond is not None and time > 0:
                 # Of the frame before, its flow to this one comes first; of the frame after, this one's flow to it.
                 toward, away = np.split(plain(beyond[index]), 2)[:: 1 - 2 * one]
-                if _agreement(away, toward, *_NOISE, tracked) < paths.LEAST_SHARE:
+                if _agreement(away, _line(toward), *_NOISE, tracked) < paths.LEAST_SHARE:
                     tracked[:] = 0
             told = onward[2 * one : 2 * one + 2], bend[2 * one : 2 * one + 2], weight[one], hidden[one]
             _side(ways[one], seen[one], away, tracked, np.float32(time or 1.0), *_WEIGHTS, *told)
@@ -55,10 +69,10 @@ def carry(known: Tensor, t: Tensor) -> Tensor:
     out = known.new_empty((batch, 6, FINER * height, FINER * width))
     for index in range(batch):
         told, when = plain(known[index]), np.float32(t[index])
-        landed = np.zeros((height, width, 3), np.float32)
-        _spread_ways(told, when, landed)
-        mean = landed[..., :2] / np.maximum(landed[..., 2:], np.float32(paths.LEAST**2))
-        landed = np.zeros((height, width, 8), np.float32)
+        mean = np.zeros((height, 4 * width), np.float32)
+        _spread_ways(told, when, mean)
+        _mean(mean, np.float32(paths.LEAST**2))
+        landed = np.zeros((height, 8 * width), np.float32)
         _spread(told, when, np.float32(1 / paths.APART), mean, landed)
         small = np.empty((5, height, width), np.float32)
         _settle(told, when, np.float32(paths.GUESS), np.float32(paths.DOUBT), np.float32(paths.CERTAIN), landed, small)
@@ -67,6 +81,11 @@ def carry(known: Tensor, t: Tensor) -> Tensor:
         still = told[-(FINER**2) :].reshape(FINER, FINER, height, width)
         made[5] = still.transpose(2, 0, 3, 1).reshape(FINER * height, FINER * width)
     return out
+
+
+def _line(values: Any) -> Any:
+    """All numbers of an array one behind the other."""
+    return values.reshape(1, -1)
 
 
 _NOISE = np.float32(paths.NOISE), np.float32(paths.SHARE)
@@ -82,26 +101,54 @@ def _between(position: Any, size: int) -> Any:
 
 
 @inlined
-def _read(values: Any, y: float, x: float) -> Any:
-    """A map [h, w] at a position, outside of it at its border."""
-    top, below, down = _between(y, values.shape[0])
-    left, right, across = _between(x, values.shape[1])
-    upper = values[top, left] + across * (values[top, right] - values[top, left])
-    lower = values[below, left] + across * (values[below, right] - values[below, left])
-    return upper + down * (lower - upper)
+def _read_both(values: Any, plane: int, y: float, x: float) -> Any:
+    """A plane of maps [C, h, w] and the one after it at a position, outside of them at their border."""
+    top, below, down = _between(y, values.shape[1])
+    left, right, across = _between(x, values.shape[2])
+    upper = values[plane, top, left] + across * (values[plane, top, right] - values[plane, top, left])
+    lower = values[plane, below, left] + across * (values[plane, below, right] - values[plane, below, left])
+    first = upper + down * (lower - upper)
+    plane += 1
+    upper = values[plane, top, left] + across * (values[plane, top, right] - values[plane, top, left])
+    lower = values[plane, below, left] + across * (values[plane, below, right] - values[plane, below, left])
+    return first, upper + down * (lower - upper)
 
 
-@compiled
+@allocating
 def _agreement(there: Any, back: Any, noise: float, share: float, out: Any) -> Any:
-    """``paths._agreement`` into out [h, w], and the mean of it."""
+    """``paths._agreement`` into out [h, w], and the mean of it. back: [1, 2 * h * w]; h and w are at least 2."""
+    height, width = out.shape
+    # Eight points are read at once; what is beyond the last one of a row is read at 0 and told to nobody.
+    room = -(-width // LANES) * LANES
+    places, shares, read = (
+        np.zeros((1, room), np.int32),
+        np.zeros((4, room), np.float32),
+        np.empty((2, room), np.float32),
+    )
+    one, most_x, most_y = np.float32(1), np.float32(width - 1), np.float32(height - 1)
     summed = 0.0
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
+    for i in range(height):
+        for j in range(width):
+            x, y = np.float32(j) + there[0, i, j], np.float32(i) + there[1, i, j]
+            x = min(x if x > 0 else np.float32(0), most_x)
+            y = min(y if y > 0 else np.float32(0), most_y)
+            left, top = min(np.int32(x), np.int32(width - 2)), min(np.int32(y), np.int32(height - 2))
+            places[0, j] = top * np.int32(width) + left
+            x, y = x - np.float32(left), y - np.float32(top)
+            shares[0, j], shares[1, j] = (one - y) * (one - x), (one - y) * x
+            shares[2, j], shares[3, j] = y * (one - x), y * x
+        for j in range(0, width, LANES):
+            for axis in range(2):
+                left, right = load_pairs(back, axis * height * width, places, 0, j)
+                made = left * load(shares, 0, j) + right * load(shares, 1, j)
+                left, right = load_pairs(back, axis * height * width + width, places, 0, j)
+                store(made + left * load(shares, 2, j) + right * load(shares, 3, j), read, axis, j)
+        for j in range(width):
             x, y = there[0, i, j], there[1, i, j]
-            across, down = np.float32(j) + x, np.float32(i) + y
-            back_x, back_y = x + _read(back[0], down, across), y + _read(back[1], down, across)
-            distance = back_x * back_x + back_y * back_y
-            out[i, j] = np.exp(-distance / (noise + share * (x * x + y * y)))
+            back_x, back_y = x + read[0, j], y + read[1, j]
+            distance = (back_x * back_x + back_y * back_y) / (noise + share * (x * x + y * y))
+            out[i, j] = exp(-min(distance, np.float32(80)))
+        for j in range(width):
             summed += out[i, j]
     return summed / out.size
 
@@ -185,39 +232,71 @@ def _lands(told: Any, when: float, frame: int, i: int, j: int) -> Any:
     return y, x, bend_x, bend_y
 
 
+@inlined
+def _corner(y: float, x: float) -> Any:
+    """The first of the four positions between which a place lies, and how far it is from there."""
+    top, left = int(np.floor(y)), int(np.floor(x))
+    return top, left, y - np.float32(top), x - np.float32(left)
+
+
 @compiled
 def _spread_ways(told: Any, when: float, landed: Any) -> None:
-    """The way from the first frame to the second of every point, spread where it lands with its weight: [h, w, 3]."""
-    height, width = landed.shape[:2]
+    """The way from the first frame to the second of every point, spread where it lands with its weight: (x, y, weight,
+    nothing) of each in [h, 4 w]."""
+    height, width = told.shape[1:]
+    one, none = np.float32(1), np.float32(0)
     for frame in range(2):
-        sign, nearer = (np.float32(1), np.float32(2) - when) if frame == 0 else (np.float32(-1), np.float32(1) + when)
+        sign, nearer = (one, np.float32(2) - when) if frame == 0 else (-one, one + when)
         for i in range(height):
             for j in range(width):
                 y, x, _, _ = _lands(told, when, frame, i, j)
-                top, left = int(np.floor(y)), int(np.floor(x))
-                down, across = y - np.float32(top), x - np.float32(left)
+                top, left, down, across = _corner(y, x)
                 weight = nearer * told[12 + frame, i, j]
                 way_x, way_y = sign * told[4 + 2 * frame, i, j], sign * told[5 + 2 * frame, i, j]
+                way = pack4(weight * way_x, weight * way_y, weight, none)
                 for below in range(2):
                     row = top + below
                     if 0 <= row < height:
-                        vertical = weight * (down if below else np.float32(1) - down)
+                        vertical = down if below else one - down
                         for right in range(2):
                             column = left + right
                             if 0 <= column < width:
-                                share = vertical * (across if right else np.float32(1) - across)
-                                place = landed[row, column]
-                                place[0] += share * way_x
-                                place[1] += share * way_y
-                                place[2] += share
+                                share = vertical * (across if right else one - across)
+                                store(load4(landed, row, 4 * column) + same4(share) * way, landed, row, 4 * column)
+
+
+@compiled
+def _mean(landed: Any, least: float) -> None:
+    """Of what was spread, by the weight of which there is at least so much; in place."""
+    for i in range(landed.shape[0]):
+        for j in range(0, landed.shape[1], 4):
+            share = np.float32(1) / max(landed[i, j + 2], least)
+            landed[i, j] *= share
+            landed[i, j + 1] *= share
+
+
+@inlined
+def _read_mean(mean: Any, y: float, x: float) -> Any:
+    """What ``_mean`` made of [h, 4 w] at a position, x and y, outside of it at its border."""
+    top, below, down = _between(y, mean.shape[0])
+    left, right, across = _between(x, mean.shape[1] // 4)
+    left, right = 4 * left, 4 * right
+    upper = mean[top, left] + across * (mean[top, right] - mean[top, left])
+    lower = mean[below, left] + across * (mean[below, right] - mean[below, left])
+    first = upper + down * (lower - upper)
+    left, right = left + 1, right + 1
+    upper = mean[top, left] + across * (mean[top, right] - mean[top, left])
+    lower = mean[below, left] + across * (mean[below, right] - mean[below, left])
+    return first, upper + down * (lower - upper)
 
 
 @compiled
 def _spread(told: Any, when: float, apart: float, mean: Any, landed: Any) -> None:
     """Of every point where it lands: flow to the first and to the second frame, how sure it is that the first and that
-    the second hides it, and its weight, less where its way is far from the mean [h, w, 2] there: [h, w, 8]."""
-    height, width = landed.shape[:2]
-    one = np.float32(1)
+    the second hides it, and its weight, less where its way is far from the mean [h, 4 w] there: seven numbers of eight
+    of each in [h, 8 w]."""
+    height, width = told.shape[1:]
+    one, none = np.float32(1), np.float32(0)
     far = when * when + (one - when) * (one - when)
     for frame in range(2):
         sign, nearer = (one, np.float32(2) - when) if frame == 0 else (-one, one + when)
@@ -225,30 +304,32 @@ def _spread(told: Any, when: float, apart: float, mean: Any, landed: Any) -> Non
             for j in range(width):
                 y, x, bend_x, bend_y = _lands(told, when, frame, i, j)
                 way_x, way_y = sign * told[4 + 2 * frame, i, j], sign * told[5 + 2 * frame, i, j]
-                off_x = _read(mean[:, :, 0], y, x) - way_x
-                off_y = _read(mean[:, :, 1], y, x) - way_y
+                off_x, off_y = _read_mean(mean, y, x)
+                off_x, off_y = off_x - way_x, off_y - way_y
                 weight = nearer * told[12 + frame, i, j]
                 weight /= one + (off_x * off_x + off_y * off_y) * far * apart
-                hides = told[14 + frame, i, j]
+                hides = weight * told[14 + frame, i, j]
                 first_x, first_y = bend_x - when * way_x, bend_y - when * way_y
-                second_x, second_y = first_x + way_x, first_y + way_y
-                top, left = int(np.floor(y)), int(np.floor(x))
-                down, across = y - np.float32(top), x - np.float32(left)
+                values = pack(
+                    weight * first_x,
+                    weight * first_y,
+                    weight * (first_x + way_x),
+                    weight * (first_y + way_y),
+                    hides if frame == 0 else none,
+                    hides if frame == 1 else none,
+                    weight,
+                    none,
+                )
+                top, left, down, across = _corner(y, x)
                 for below in range(2):
                     row = top + below
                     if 0 <= row < height:
-                        vertical = weight * (down if below else one - down)
+                        vertical = down if below else one - down
                         for right in range(2):
                             column = left + right
                             if 0 <= column < width:
                                 share = vertical * (across if right else one - across)
-                                place = landed[row, column]
-                                place[0] += share * first_x
-                                place[1] += share * first_y
-                                place[2] += share * second_x
-                                place[3] += share * second_y
-                                place[4 + frame] += share * hides
-                                place[6] += share
+                                store(load(landed, row, 8 * column) + same(share) * values, landed, row, 8 * column)
 
 
 @compiled
@@ -258,22 +339,24 @@ def _settle(told: Any, when: float, guess: float, doubt: float, certain: float, 
     rest = one - when
     for i in range(out.shape[1]):
         for j in range(out.shape[2]):
-            place = landed[i, j]
+            place = 8 * j
             if told[16, i, j] > 0:
                 for axis in range(4):
                     out[axis, i, j] = np.float32(0)
                 out[4, i, j] = certain if when <= np.float32(0.5) else -certain
                 continue
-            known = place[6] + guess
+            known = landed[i, place + 6] + guess
             scale = np.float32(FINER) / known
             # Without any paths: the other frame's flow, read where this one's leads.
             y, x = np.float32(i) + rest * told[1, i, j], np.float32(j) + rest * told[0, i, j]
-            out[0, i, j] = scale * (place[0] + guess * when * _read(told[2], y, x))
-            out[1, i, j] = scale * (place[1] + guess * when * _read(told[3], y, x))
+            back_x, back_y = _read_both(told, 2, y, x)
+            out[0, i, j] = scale * (landed[i, place] + guess * when * back_x)
+            out[1, i, j] = scale * (landed[i, place + 1] + guess * when * back_y)
             y, x = np.float32(i) + when * told[3, i, j], np.float32(j) + when * told[2, i, j]
-            out[2, i, j] = scale * (place[2] + guess * rest * _read(told[0], y, x))
-            out[3, i, j] = scale * (place[3] + guess * rest * _read(told[1], y, x))
-            first, second = min(place[4] / known, one), min(place[5] / known, one)
+            way_x, way_y = _read_both(told, 0, y, x)
+            out[2, i, j] = scale * (landed[i, place + 2] + guess * rest * way_x)
+            out[3, i, j] = scale * (landed[i, place + 3] + guess * rest * way_y)
+            first, second = min(landed[i, place + 4] / known, one), min(landed[i, place + 5] / known, one)
             out[4, i, j] = np.log((one + doubt - second) / (one + doubt - first))
 
 

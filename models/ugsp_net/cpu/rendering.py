@@ -10,6 +10,7 @@ from torch import Tensor
 from ugsp_net.cpu.vectors import (
     allocating,
     compiled,
+    exp,
     fetch,
     inlined,
     load,
@@ -90,21 +91,6 @@ def _shared(planes: Any, frame: int, channel: int, at: Any, shares: Any, x: int)
     made = left * load(shares[frame], 0, x) + right * load(shares[frame], 1, x)
     left, right = load_pairs(numbers, channel * plane + row, at, frame, x)
     return made + left * load(shares[frame], 2, x) + right * load(shares[frame], 3, x)
-
-
-@inlined
-def _exp(x: float) -> Any:
-    """e to the power of x, -87 to 87, within 2e-7 of it: Numba's own is a call for each number."""
-    times = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    rest = x - times * np.float32(0.693359375) + times * np.float32(2.12194440e-4)
-    power = np.float32(1.9875691500e-4)
-    power = power * rest + np.float32(1.3981999507e-3)
-    power = power * rest + np.float32(8.3334519073e-3)
-    power = power * rest + np.float32(4.1665795894e-2)
-    power = power * rest + np.float32(1.6666665459e-1)
-    power = power * rest + np.float32(5.0000001201e-1)
-    power = power * rest * rest + rest + np.float32(1)
-    return power * np.int32((np.int32(times) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 @inlined
@@ -239,7 +225,7 @@ def _render(
                     into[2 * k + 1] = near * line[k + 1] + far * line[k + 2] + share * more[2 * k + 1 + BORDER] + always
             logit = told[4]
             for x in range(length):
-                first[x] = one / (one + _exp(-min(max(logit[x], np.float32(-80)), np.float32(80))))
+                first[x] = one / (one + exp(-min(max(logit[x], np.float32(-80)), np.float32(80))))
             # Where each pixel is read, and what it takes of each of the four there.
             for frame in range(2):
                 flow_x, flow_y = told[2 * frame], told[2 * frame + 1]
