@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import search
-from ugsp_net.cpu.vectors import allocating, compiled, inlined, load, plain, same, total
+from ugsp_net.cpu.vectors import compiled, every_second, inlined, largest, load, load4, plain, same, same4, store, total
 
 PATCH, CELL, SPACING, MARGIN = 8, 4, 2, 2
 """As in ``search``; compiled code knows no other file's constants."""
@@ -190,9 +190,9 @@ class _Patches:
         """The mean of the patches' flows, weighted by how well each fits, [2, h / SPACING, w / SPACING]."""
         height, width = (-(-(side - 2 * BORDER) // SPACING) for side in self._frames[0].shape)
         rows, columns = self._looks.shape
-        summed = np.zeros((3, (rows + 1) * CELL // SPACING, (columns + 1) * CELL // SPACING), np.float32)
+        summed = np.zeros((3 * (rows + 1) * CELL // SPACING, (columns + 1) * CELL // SPACING), np.float32)
         _average(*self._frames[:2], self.flow, summed)
-        margin = MARGIN // SPACING
+        margin, summed = MARGIN // SPACING, summed.reshape(3, -1, summed.shape[1])
         summed = summed[:, margin : margin + height, margin : margin + width]
         return summed[1:] / summed[:1]
 
@@ -422,38 +422,49 @@ def _look_far(
                     flow[i, j, 0], flow[i, j, 1] = across, down
 
 
-@allocating
+@inlined
+def _differs(first: Any, second: Any, top: int, left: int, line: int, row: int, column: int, shares: Any) -> Any:
+    """Of every second position of a line of the patch at (top, left): what differs where it is read at (row, column)
+    and beside that."""
+    found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
+    return every_second(found)
+
+
+@inlined
+def _add_weights(differs: Any, fit: Any, across: float, down: float, summed: Any, row: int, column: int) -> None:
+    """What four positions beside each other add to ``summed``, which is laid out as [3 * rows, columns]."""
+    one = same4(np.float32(1))
+    weight = one / (largest(largest(differs, same4(np.float32(0)) - differs), one) * fit)
+    rows = summed.shape[0] // 3
+    store(load4(summed, row, column) + weight, summed, row, column)
+    row += rows
+    store(load4(summed, row, column) + weight * same4(across), summed, row, column)
+    row += rows
+    store(load4(summed, row, column) + weight * same4(down), summed, row, column)
+
+
+@compiled
 def _average(first: Any, second: Any, flow: Any, summed: Any) -> None:
-    """Sums of the weights of the flows of all patches, and of the flows times these: [3, ...], one in ``SPACING``
-    positions."""
-    size = PATCH // SPACING
-    differs = np.empty((size, size), np.float32)
+    """Sums of the weights of the flows of all patches, and of the flows times these: [3 * rows, columns], one in
+    ``SPACING`` positions."""
+    share = np.float32(SPACING**2 / PATCH**2)
     for i in range(flow.shape[0]):
         for j in range(flow.shape[1]):
             top, left = CELL * i - MARGIN, CELL * j - MARGIN
             across, down = flow[i, j, 0], flow[i, j, 1]
-            row, below = _begins(np.float32(top) + down, second.shape[0])
-            column, right = _begins(np.float32(left) + across, second.shape[1])
-            mean = squares = np.float32(0)
-            for y in range(size):
-                for x in range(size):
-                    r, c = row + SPACING * y, column + SPACING * x
-                    upper = second[r, c] + right * (second[r, c + 1] - second[r, c])
-                    lower = second[r + 1, c] + right * (second[r + 1, c + 1] - second[r + 1, c])
-                    value = upper + below * (lower - upper)
-                    value -= first[top + BORDER + SPACING * y, left + BORDER + SPACING * x]
-                    differs[y, x] = value
-                    mean += value
-                    squares += value * value
-            share = np.float32(1 / size**2)
-            fit = max(squares - mean * mean * share, np.float32(0)) * share + np.float32(4)
-            for y in range(size):
-                for x in range(size):
-                    weight = np.float32(1) / (max(abs(differs[y, x]), np.float32(1)) * fit)
-                    r, c = CELL // SPACING * i + y, CELL // SPACING * j + x
-                    summed[0, r, c] += weight
-                    summed[1, r, c] += weight * across
-                    summed[2, r, c] += weight * down
+            place = _shares(top, left, across, down, second)
+            a = _differs(first, second, top, left, 0, *place)
+            b = _differs(first, second, top, left, 2, *place)
+            c = _differs(first, second, top, left, 4, *place)
+            d = _differs(first, second, top, left, 6, *place)
+            mean = total(a + b + c + d)
+            squares = total(a * a + b * b + c * c + d * d)
+            fit = same4(max(squares - mean * mean * share, np.float32(0)) * share + np.float32(4))
+            row, column = CELL // SPACING * i, CELL // SPACING * j
+            _add_weights(a, fit, across, down, summed, row, column)
+            _add_weights(b, fit, across, down, summed, row + 1, column)
+            _add_weights(c, fit, across, down, summed, row + 2, column)
+            _add_weights(d, fit, across, down, summed, row + 3, column)
 
 
 @compiled

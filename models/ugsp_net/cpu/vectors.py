@@ -210,6 +210,17 @@ def load_pairs(_context: Any, source: Any, start: Any, places: Any, row: Any, co
 
 
 @intrinsic
+def every_second(_context: Any, _vector: Any) -> Any:
+    """The first, the third, the fifth and the seventh of eight numbers."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 4), [0, 2, 4, 6])
+        return builder.shuffle_vector(arguments[0], arguments[0], lanes)
+
+    return _FOUR(_EIGHT), generate
+
+
+@intrinsic
 def fetch(_context: Any, source: Any, column: Any) -> Any:
     """Bring a number of a line of an fp32 array [1, N] into the cache. Nothing is checked, nor has it to be there."""
 
@@ -285,6 +296,7 @@ for _operation, _in_place, _instruction in (
     (operator.add, operator.iadd, "fadd"),
     (operator.sub, operator.isub, "fsub"),
     (operator.mul, operator.imul, "fmul"),
+    (operator.truediv, operator.itruediv, "fdiv"),
 ):
     _arithmetic(_operation, _instruction)
     _arithmetic(_in_place, _instruction)
