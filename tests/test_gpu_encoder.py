@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.test_triton import DEVICE, exact, interpreted, kernels
+from tests import interpreter
+from tests.test_triton import DEVICE, exact, kernels
 from ugsp_net.blocks import LEAKY_SLOPE, Conv
 
 __all__ = ["exact"]
@@ -47,4 +48,4 @@ def test_a_bias_and_an_activation(dtype: torch.dtype) -> None:
 
 def test_interpreted() -> None:
     """The tests above on the CPU."""
-    interpreted(__file__)
+    interpreter.wait(__file__)

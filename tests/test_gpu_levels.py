@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
 from tests.nets import SMALL, small_net
 from tests.test_sparse import random_masks
-from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, interpreted, kernels, needs_triton
+from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_triton
 from ugsp_net import gpu
 from ugsp_net.blocks import Level, Synthesis
 from ugsp_net.compiled import only_torch
@@ -326,4 +327,4 @@ def test_the_host_never_waits() -> None:
 
 def test_interpreted() -> None:
     """The tests above on the CPU, one kernel program after the other, in plain numpy."""
-    interpreted(__file__)
+    interpreter.wait(__file__)

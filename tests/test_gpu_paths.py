@@ -1,4 +1,4 @@
-"""Paths of points by Triton's kernels against torch: on a CUDA device, and interpreted as in ``test_triton``."""
+"""Paths of points by Triton's kernels against torch: on a CUDA device, and interpreted as in ``interpreter``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, interpreted, kernels, needs_triton
+from tests import interpreter
+from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_triton
 from ugsp_net import gpu, paths
 from ugsp_net.compiled import only_torch
 
@@ -184,4 +185,4 @@ def test_the_host_never_waits() -> None:
 
 def test_interpreted() -> None:
     """The tests above on the CPU."""
-    interpreted(__file__)
+    interpreter.wait(__file__)

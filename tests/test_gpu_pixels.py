@@ -1,4 +1,4 @@
-"""What is done pixel by pixel on CUDA devices, against torch: there, and interpreted as in ``test_triton``."""
+"""What is done pixel by pixel on CUDA devices, against torch: there, and interpreted as in ``interpreter``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, interpreted, kernels, needs_triton
+from tests import interpreter
+from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_triton
 from ugsp_cli import colour
 from ugsp_net import gpu, masks, pooling, search
 from ugsp_net.compiled import only_torch
@@ -242,5 +243,5 @@ def test_the_decorated_functions_are_replaced(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_interpreted() -> None:
-    """The tests above on the CPU, as in ``test_triton``."""
-    interpreted(__file__)
+    """The tests above on the CPU, as in ``interpreter``."""
+    interpreter.wait(__file__)

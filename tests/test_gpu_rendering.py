@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
 from tests.nets import small_net
-from tests.test_triton import DEVICE, INTERPRETED, interpreted, kernels, needs_triton
+from tests.test_triton import DEVICE, INTERPRETED, kernels, needs_triton
 from ugsp_net import rendering
 from ugsp_net.compiled import only_torch
 from ugsp_net.masks import enlarge
@@ -241,4 +242,4 @@ def test_the_host_never_waits() -> None:
 
 def test_interpreted() -> None:
     """The tests above on the CPU."""
-    interpreted(__file__)
+    interpreter.wait(__file__)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
 from tests.nets import small_net, smooth_frames
 from tests.test_search import busy, texture
-from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, interpreted, kernels, needs_triton
+from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, kernels, needs_triton
 from ugsp_net import search
 from ugsp_net.compiled import only_torch
 from ugsp_net.gpu import graphs
@@ -28,6 +29,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     if INTERPRETED:
         monkeypatch.setattr(gpu_search, "AT_ONCE", 4096)
         monkeypatch.setattr(search, "LOST_LEAST", 6)
+        monkeypatch.setattr(search, "FAR", 3)
+        monkeypatch.setattr(search, "COLOUR_STEPS", ((3, 2.0), (1, 0.5)))
 
 
 def moved(values: Any) -> Any:
@@ -139,4 +142,4 @@ def test_levels_in_a_graph_are_the_same() -> None:
 
 def test_interpreted() -> None:
     """The tests above on the CPU."""
-    interpreted(__file__)
+    interpreter.wait(__file__)

@@ -1,16 +1,10 @@
-"""Triton's kernels against the reference: on a CUDA device, and interpreted on the CPU where triton is installed.
-
-Whether triton interprets is fixed when it is imported, so the interpreted tests run in a process of their own:
-``test_interpreted`` starts this module again with TRITON_INTERPRET=1.
-"""
+"""Triton's kernels against the reference: on a CUDA device, and interpreted as in ``interpreter`` where triton is
+installed."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
 from tests.nets import SMALL, small_net, smooth_frames
 from tests.test_sparse import random_masks
 from ugsp_net import gpu
@@ -28,8 +23,7 @@ from ugsp_net.masks import fixed_gate
 from ugsp_net.sparse import performed_share, run_level, triton_level, why_not
 from ugsp_net.sparse.triton_level import Choice, padded
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-INSTALLED = importlib.util.find_spec("triton") is not None
+INTERPRETED, INSTALLED = interpreter.RUNS, interpreter.INSTALLED
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 needs_triton = pytest.mark.skipif(
@@ -40,18 +34,6 @@ needs_triton = pytest.mark.skipif(
 def kernels(test: Callable[..., None]) -> Any:
     """Mark a test that runs kernels."""
     return needs_triton(test if INTERPRETED else pytest.mark.gpu(test))
-
-
-def interpreted(file: str) -> None:
-    """Run a file of tests again with the kernels interpreted, if triton is installed and that is not what runs."""
-    if INTERPRETED or not INSTALLED:
-        pytest.skip("starts what is running" if INTERPRETED else "triton is not installed")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    environment.pop("UGSP_REQUIRE_CUDA", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def full_of_nan(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -228,7 +210,7 @@ def test_the_host_never_waits() -> None:
 
 def test_interpreted() -> None:
     """The tests above on the CPU, one kernel program after the other, in plain numpy."""
-    interpreted(__file__)
+    interpreter.wait(__file__)
 
 
 def test_the_share_that_is_performed_is_the_masks() -> None:
