@@ -51,6 +51,8 @@ def test_constraints_pin_every_requirement(setup: configparser.ConfigParser) -> 
     for text in [*setup["options"]["install_requires"].split("\n"), *"\n".join(extras).split("\n")]:
         if text.strip():
             requirement = Requirement(text)
+            if requirement.name == "triton":  # each torch for CUDA needs one version of it
+                continue
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
 
 
