@@ -116,14 +116,15 @@ def test_masks_see_the_same() -> None:
 
 
 @pytest.mark.parametrize(("channels", "side"), [(32, 4), (20, 2), (8, 1)])
-def test_logits_are_the_same(channels: int, side: int) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_logits_are_the_same(channels: int, side: int, dtype: torch.dtype, tolerance: float) -> None:
     parent = (torch.rand(2, 1, 5, 6) > 0.5).float()
-    weight, bias = torch.randn(1, channels, 3, 3), torch.randn(1)
-    feature = torch.randn(2, 5 * side, 6 * side, channels + 4).permute(0, 3, 1, 2)
+    weight, bias = torch.randn(1, channels, 3, 3).to(dtype), torch.randn(1).to(dtype)
+    feature = torch.randn(2, 5 * side, 6 * side, channels + 4).to(dtype).permute(0, 3, 1, 2)
     logits: Any = masks.block_logits
     for some in (feature[:, 4:], feature[:, 4:].contiguous()):
         made = both(partial(lambda some: (logits(some, weight, bias, side, parent),), some))
-        assert_alike(made, 1e-4)
+        assert_alike(made, tolerance)
     assert made[0][0].ne(0).float().equal(parent)
 
 
@@ -143,11 +144,12 @@ def test_features_are_the_same(
 
 @pytest.mark.parametrize("radius", [0, 2])
 @pytest.mark.parametrize(("height", "width"), [(20, 28), (22, 12)])
-def test_level_inputs_are_the_same(radius: int, height: int, width: int) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.06)])
+def test_level_inputs_are_the_same(radius: int, height: int, width: int, dtype: torch.dtype, tolerance: float) -> None:
     """Of maps that are parts of larger ones, with flow that leads far out of them."""
 
     def channels_last(channels: int, height: int, width: int) -> Tensor:
-        return torch.randn(2, height + 2, width + 3, channels + 4).permute(0, 3, 1, 2)[:, 4:, 1:-1, 2:-1]
+        return torch.randn(2, height + 2, width + 3, channels + 4).to(dtype).permute(0, 3, 1, 2)[:, 4:, 1:-1, 2:-1]
 
     left, right, above = (
         channels_last(16, height, width),
@@ -155,13 +157,17 @@ def test_level_inputs_are_the_same(radius: int, height: int, width: int) -> None
         channels_last(24, height // 2, width // 2),
     )
     flow, t = 4 * torch.randn(2, 4, height, width), torch.tensor([0.3, 0.6])
-    reduce = Convolutions(Conv(25, 8, kernel=1), Activation("leaky", 8))
+    reduce = Convolutions(Conv(25, 8, kernel=1), Activation("leaky", 8)).to(dtype)
     how = Matching(2, reduce) if radius else None
-    inputs = SparseInputs(left, right, above, flow, 4.0, t, how, torch.float32)
+    inputs = SparseInputs(left, right, above, flow, 4.0, t, how, dtype)
     for share in (0.02, 0.5, 1.0):
         positions = (torch.rand(2 * height * width) < share).nonzero()[:, 0]
         assert inputs._compiled()
-        assert_alike(both(partial(lambda positions: (inputs.rows(positions),), positions)), 1e-4)
+        made = both(partial(lambda positions: (inputs.rows(positions).float(),), positions))
+        assert_alike(made, tolerance)
+    with torch.inference_mode():
+        read, copied = replace(inputs, flow=torch.zeros_like(flow)).whole(), torch.cat((left, right), dim=1)
+    assert torch.equal(read[:, :32], copied)  # what lies on a position is rounded by nobody
 
 
 def last_output(kind: str) -> LastOutput:

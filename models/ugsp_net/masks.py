@@ -44,10 +44,10 @@ def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, paren
     """What a convolution to one channel makes of a feature, averaged over blocks, where the parent mask is 1; elsewhere
     it may be anything.
 
-    feature: [B, C, H, W] fp32; weight: [1, C, 3, 3]; bias: [1]; side: of the blocks; parent: [B, 1, H / side,
-    W / side].
+    feature: [B, C, H, W]; weight: [1, C, 3, 3]; bias: [1], all of one type; side: of the blocks; parent: fp32, as is
+    what is returned, [B, 1, H / side, W / side].
     """
-    return to_grid(F.conv2d(feature, weight, bias, padding=1), 1, side) * parent
+    return to_grid(F.conv2d(feature, weight, bias, padding=1).float(), 1, side) * parent
 
 
 AGREE_MEAN, AGREE_MOST = 2.5 / 255, 8 / 255

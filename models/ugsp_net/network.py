@@ -646,9 +646,11 @@ class UGSP(nn.Module):
         they may be anything."""
         gate, stride, grid_stride = self.gates[index], STRIDES[index + 1], self.config.grid_stride(index)
         assert isinstance(gate, Conv)
-        if parent is not None and grid_stride >= stride and self.dtype == torch.float32 and not torch.is_grad_enabled():
+        in_blocks = feature.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
+        if parent is not None and grid_stride >= stride and in_blocks and not torch.is_grad_enabled():
             assert gate.bias is not None
-            return block_logits(feature, gate.weight, gate.bias, grid_stride // stride, parent)
+            feature, weight, bias = (one.to(self.dtype) for one in (feature, gate.weight, gate.bias))
+            return block_logits(feature, weight, bias, grid_stride // stride, parent)
         return to_grid(gate(feature.to(self.dtype)).float(), stride, grid_stride)
 
     def _inputs(

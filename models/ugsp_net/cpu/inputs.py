@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ugsp_net.blocks import LEAKY_SLOPE, Activation, Conv, Convolutions
-from ugsp_net.cpu.vectors import allocating, compiled, inlined, largest, load, plain, same, store, total
+from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, largest, load, plain, same, store, total
 
 if TYPE_CHECKING:
     from ugsp_net.sparse.inputs import Matching, SparseInputs
@@ -22,8 +22,10 @@ SIDE = 8
 
 def compiles(inputs: SparseInputs) -> bool:
     """Whether ``rows`` takes these: all channels by eight, and a correlation reduced as the network does it."""
+    if inputs.dtype not in (torch.float32, torch.bfloat16):
+        return False
     maps = inputs.left, inputs.right, inputs.above
-    if any(one.dtype != torch.float32 or one.shape[1] % LANES or one.stride(1) != 1 for one in maps):
+    if any(one.dtype != inputs.dtype or one.shape[1] % LANES or one.stride(1) != 1 for one in maps):
         return False
     return inputs.matching is None or _reducer(inputs.matching) is not None
 
@@ -45,10 +47,11 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
     radius = 0
     if inputs.matching is not None and reducer is not None:
         assert reducer.bias is not None
-        radius, kernel, bias = inputs.matching.radius, plain(reducer.weight.flatten(1).T), plain(reducer.bias[None])
+        radius = inputs.matching.radius
+        kernel, bias = plain(reducer.weight.float().flatten(1).T), plain(reducer.bias.float()[None])
     matched = kernel.shape[1] if radius else 0
     timed = inputs.t is not None
-    out = inputs.flow.new_empty(len(positions) + 1, 2 * channels + above + matched + 4 + timed)
+    out = inputs.left.new_empty(len(positions) + 1, 2 * channels + above + matched + 4 + timed)
     out[-1] = 0
     starts = torch.searchsorted(positions, torch.arange(batch + 1) * height * width).tolist()
     flows = plain(inputs.flow.flatten(2))
@@ -58,7 +61,7 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
         when = np.float32(inputs.t[index]) if inputs.t is not None else np.float32(0)
         sizes = height, width, channels, above, radius, timed
         how = flows[index], np.float32(inputs.bound), when, kernel, bias, np.float32(LEAKY_SLOPE)
-        _rows(out[start:stop].numpy(), places, *sources, *how, sizes)
+        _rows(as_array(out[start:stop]), places, *sources, *how, sizes)
     return out
 
 
@@ -68,7 +71,7 @@ def _flat(source: Tensor) -> tuple[Any, int, int, int, int]:
     channels, height, width = source.shape
     down, across = source.stride(1), source.stride(2)
     length = (height - 1) * down + (width - 1) * across + channels
-    return source.as_strided((1, length), (length, 1)).numpy(), height, width, down, across
+    return as_array(source.as_strided((1, length), (length, 1))), height, width, down, across
 
 
 @compiled
@@ -122,9 +125,9 @@ def _rows(
             _read(right, at_x + flow[2, place], at_y + flow[3, place], channels, out, number, channels)
         _read(above, half * at_x - quarter, half * at_y - quarter, more, out, number, 2 * channels)
         for plane in range(4):
-            out[number, told + plane] = min(max(flow[plane, place], -bound), bound)
+            store(min(max(flow[plane, place], -bound), bound), out, number, told + plane)
         if timed:
-            out[number, told + 4] = when
+            store(when, out, number, told + 4)
     if radius == 0:
         return
     leak, least = same(slope), np.float32(1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import masks
-from ugsp_net.cpu.vectors import allocating, compiled, inlined, load, plain, same, total
+from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, load, plain, same, total
 from ugsp_net.search import _LUMA
 
 LANES = 8
@@ -32,10 +32,10 @@ def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, paren
     """What ``masks.block_logits`` returns, 0 where the parent is 0."""
     if feature.stride(1) != 1 or feature.shape[1] % LANES:
         feature = F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
-    taps = F.pad(weight[0].permute(1, 2, 0).flatten(0, 1), (0, feature.shape[1] - weight.shape[1]))
+    taps = F.pad(weight[0].float().permute(1, 2, 0).flatten(0, 1), (0, feature.shape[1] - weight.shape[1]))
     out = torch.zeros_like(parent)
     for index, made in enumerate(out.numpy()):
-        read = feature[index].permute(1, 2, 0).numpy()
+        read = as_array(feature[index].permute(1, 2, 0))
         _block_logits(read, plain(taps), np.float32(bias.item()), side, plain(parent[index, 0]), made[0])
     return out
 

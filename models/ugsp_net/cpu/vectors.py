@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba.core import cgutils, event, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
@@ -67,6 +68,12 @@ def plain(values: Tensor) -> Any:
     return values.contiguous().numpy()
 
 
+def as_array(values: Tensor) -> Any:
+    """A tensor as an array of the same layout. NumPy has no bf16: such becomes int16 of the same bits, which ``load``
+    and ``store`` know."""
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
 class _Vector(types.Type):
     """So many fp32 numbers."""
 
@@ -85,15 +92,24 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _loads(vector: _Vector) -> Any:
+    whole = ir.VectorType(ir.IntType(32), vector.lanes)
+
     @intrinsic
     def load(_context: Any, source: Any, row: Any, column: Any) -> Any:
-        """Neighbours in a row of an fp32 array [H, W], the first at (row, column). Nothing is checked."""
+        """Neighbours in a row of an array [H, W], the first at (row, column): fp32, or bf16 where the array is one of
+        int16. Nothing is checked."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             place = _place(context, builder, signature.args[0], arguments[0], arguments[1:])
-            found = builder.load(builder.bitcast(place, vector.ir.as_pointer()))
-            found.align = 4
-            return found
+            halves = signature.args[0].dtype == types.int16
+            kind = ir.VectorType(ir.IntType(16), vector.lanes) if halves else vector.ir
+            found = builder.load(builder.bitcast(place, kind.as_pointer()))
+            found.align = 2 if halves else 4
+            if not halves:
+                return found
+            # A bf16 is the upper half of an fp32.
+            wide = builder.shl(builder.zext(found, whole), ir.Constant(whole, [16] * vector.lanes))
+            return builder.bitcast(wide, vector.ir)
 
         return vector(source, types.intp, types.intp), generate
 
@@ -167,14 +183,38 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, indices: Any) -> A
 
 @intrinsic
 def store(_context: Any, vector: Any, target: Any, row: Any, column: Any) -> Any:
-    """Write neighbours in a row of an fp32 array [H, W], the first at (row, column). Nothing is checked."""
+    """Write neighbours in a row of an array [H, W], the first at (row, column), or one number: as fp32, or rounded to
+    bf16 where the array is one of int16. Nothing is checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[1], arguments[1], arguments[2:])
-        builder.store(arguments[0], builder.bitcast(place, signature.args[0].ir.as_pointer())).align = 4
+        place, made = _place(context, builder, signature.args[1], arguments[1], arguments[2:]), arguments[0]
+        align = 4
+        if signature.args[1].dtype == types.int16:
+            made, align = _halved(builder, made), 2
+        builder.store(made, builder.bitcast(place, made.type.as_pointer())).align = align
         return context.get_dummy_value()
 
     return types.void(vector, target, types.intp, types.intp), generate
+
+
+def _halved(builder: Any, made: Any) -> Any:
+    """fp32 numbers as bf16, the nearest or, of two, the even one. What is no number stays one while its upper half has
+    any bit to tell so, as those that arithmetic makes have."""
+
+    lanes = made.type.count if isinstance(made.type, ir.VectorType) else 0
+
+    def of(bits: int) -> Any:
+        return ir.VectorType(ir.IntType(bits), lanes) if lanes else ir.IntType(bits)
+
+    def like(kind: Any, value: int) -> Any:
+        return ir.Constant(kind, [value] * lanes if lanes else value)
+
+    whole = of(32)
+    bits = builder.bitcast(made, whole)
+    odd = builder.and_(builder.lshr(bits, like(whole, 16)), like(whole, 1))
+    rounded = builder.add(bits, builder.add(odd, like(whole, 0x7FFF)))
+    kept = builder.select(builder.fcmp_unordered("uno", made, made), bits, rounded)
+    return builder.trunc(builder.lshr(kept, like(whole, 16)), of(16))
 
 
 @intrinsic

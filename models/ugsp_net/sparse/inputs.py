@@ -72,7 +72,7 @@ class SparseInputs:
 
     def _compiled(self) -> bool:
         """Whether compiled code makes rows."""
-        if self.flow.device.type != "cpu" or self.dtype != torch.float32 or not cpu.available():
+        if self.flow.device.type != "cpu" or not cpu.available():
             return False
         from ugsp_net.cpu import inputs as compiled
 
@@ -81,8 +81,11 @@ class SparseInputs:
     def whole(self) -> Tensor:
         """All of them: [B, 2 C + C' (+ matched) + 4 (+ 1), H, W], channels last."""
         batch, _, height, width = self.flow.shape
+        everywhere = torch.arange(batch * height * width)
+        if self._compiled():
+            return self.rows(everywhere)[:-1].view(batch, height, width, -1).permute(0, 3, 1, 2)
         flow = self.flow.transpose(0, 1).flatten(1)
-        picture, here = _places(torch.arange(batch * height * width), height, width)
+        picture, here = _places(everywhere, height, width)
         warped = [_read(self.left, picture, here + flow[:2]), _read(self.right, picture, here + flow[2:])]
         parts = [*warped, self._enlarged(picture, here)]
         if self.matching is not None:
