@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from tests.nets import SMALL, small_net
 from tests.test_search import busy, texture
+from tests.test_sparse import make_level, random_masks
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
 from ugsp_net.blocks import Activation, Conv, Convolutions
 from ugsp_net.compiled import only_torch
 from ugsp_net.cpu import vectors
-from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles
+from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles, run_level, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs, Matching, SparseInputs
 
 
@@ -168,6 +169,36 @@ def test_level_inputs_are_the_same(radius: int, height: int, width: int, dtype: 
     with torch.inference_mode():
         read, copied = replace(inputs, flow=torch.zeros_like(flow)).whole(), torch.cat((left, right), dim=1)
     assert torch.equal(read[:, :32], copied)  # what lies on a position is rounded by nobody
+
+
+@pytest.mark.parametrize("kind", ["one", "ragged", "border", "all"])
+@pytest.mark.parametrize(("side", "tile"), [(1, 1), (2, 1), (4, 4), (8, 4)])
+def test_positions_are_the_same(kind: str, side: int, tile: int) -> None:
+    mask = random_masks(kind, 3, 5, 7)
+    for multiple in (1, 16):
+        made = both(lambda: tiles.place(mask, 5 * side, 7 * side, tile, multiple))  # noqa: B023
+        assert_alike(made)
+        needed, active, source, around, numbers = made[1]
+        assert len(source) == len(around) == len(active) // tile**2
+        assert 0 <= len(source) - int(mask.sum()) * side**2 // tile**2 < multiple
+        assert numbers.max() == len(active)
+        assert source.max() <= len(needed)
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "ragged", "border", "all"])
+@pytest.mark.parametrize("side", [1, 2])
+def test_tiles_hold_several_blocks(kind: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where any of them is active; of sizes that tiles do not divide."""
+    monkeypatch.setattr(winograd, "pays", lambda dtype, device: True)
+    level, mask = make_level(16), random_masks(kind, 3, 5, 7)
+    x = torch.randn(3, level.head.in_channels, 5 * side, 7 * side).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = run_level(level, x, mask, "reference")
+        assert tiles.ActivePositions(mask, 5 * side, 7 * side, x.dtype).tile == winograd.TILE
+        made = tiles.run_tiles(level, DenseInputs(x), mask, 5 * side, 7 * side)
+    assert (made - expected).abs().max() <= 2e-5 * expected.abs().max()
+    pruned = (mask == 0).repeat_interleave(side, 2).repeat_interleave(side, 3).expand_as(made)
+    assert torch.equal(made[pruned], level.bias().expand_as(made)[pruned])
 
 
 def last_output(kind: str) -> LastOutput:

@@ -214,7 +214,7 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     # the size: at the last one all displacements are tried, at the others what the smaller one found, and at the first
     # what the other direction has. In the end a quarter of the positions say how well a patch fits.
     compared = stepped = 0
-    sizes = (26 * 14, 2, 24, 2), (13 * 7, 3, 24, 1), (7 * 4, 3, 64, 1), (4 * 2, 4, 64, 25)
+    sizes = (26 * 14, 2, 32, 2), (13 * 7, 3, 24, 1), (7 * 4, 3, 64, 1), (4 * 2, 4, 64, 25)
     for patches, rounds, positions, first in sizes:
         compared += 2 * patches * (positions * (1 + first + 5 * rounds) + 16)
         stepped += 2 * patches * positions * rounds

@@ -36,7 +36,7 @@ SMALLEST = 6
 DISTANCES = ((2, 1), (2, 1, 1), (2, 1, 1), (2, 1, 2, 1))
 """The rounds at each size, the finest first and the last for all others: the flows of patches so far away are tried,
 counted in patches, then a step is taken. The smaller a size, the less a round costs."""
-SAMPLED = (3, 3, 1)
+SAMPLED = (2, 3, 1)
 """With one in so many of their rows patches look at each size, the finest first and the last for all others."""
 DAMPING = 64.0
 """Added to the squared slopes of a patch, of 0 to 255: a patch without slopes stays where its neighbours are."""
