@@ -29,9 +29,8 @@ def place(
     _look_around(wanted, numbers, tile, len(needed), source)
     _number_active(blocks, side, wanted, tile, tiles * tile**2, numbers, active)
     _look_around(wanted, numbers, tile, tiles * tile**2, around)
-    for filled, last in ((source, source[found - 1 : found]), (around, around[found - 1 : found])):
-        filled[found:] = last
-    active[found * tile**2 :] = active[found * tile**2 - 1] if found else 0
+    for filled in (source, around, active.reshape(tiles, tile**2)):
+        filled[found:] = filled[found - 1 : found]
     made = needed, active, source, around, numbers
     return tuple(torch.from_numpy(values) for values in made)  # type: ignore[return-value]
 

@@ -146,7 +146,8 @@ def place(
     """
     wanted = enlarge(mask, block_side(mask, height, width))
     corners = wanted[..., ::tile, ::tile].flatten().nonzero()[:, 0]  # of a picture of tiles
-    if len(corners):
+    made = len(corners) * tile**2
+    if made:
         corners = filled_up(corners, multiple)
     across = width // tile
     row = corners // across
@@ -154,10 +155,9 @@ def place(
     inside = torch.arange(tile, device=mask.device)
     active = (corners[:, None] + (inside[:, None] * width + inside).flatten()).flatten()
     needed = largest_around(wanted, 3).flatten().nonzero()[:, 0]
-    # Those that are filled up come last, so that the first of each counts.
     numbers = _numbers(needed, len(needed), mask.shape[0], height, width)
     source = _around(corners, numbers, tile)
-    numbers = _numbers(active, len(active), mask.shape[0], height, width)
+    numbers = _numbers(active[:made], len(active), mask.shape[0], height, width)
     return needed, active, source, _around(corners, numbers, tile), numbers
 
 
