@@ -396,7 +396,6 @@ def _try_around(
                     (i, max(j - side, 0)),
                     (i, min(j + side, columns - 1)),
                 ):
-                    # Not before[row, column]: to count who uses a part of an array takes as long as to try a flow.
                     across, down = before[row, column, 0], before[row, column, 1]
                     _try(first, second, every, share, i, j, across, down, flow, cost)
                 across, down = _step(first, second, every, slope_x, slope_y, inverse, i, j, flow)
