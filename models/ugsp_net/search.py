@@ -165,9 +165,14 @@ def _distances(level: int) -> tuple[int, ...]:
     return DISTANCES[min(level, len(DISTANCES) - 1)]
 
 
+def _every(level: int) -> int:
+    """A patch looks at a size with one in so many of its rows."""
+    return SAMPLED[min(level, len(SAMPLED) - 1)]
+
+
 def _sampled(level: int) -> list[int]:
     """The positions of a patch with which it looks at a size."""
-    return _one_in(SAMPLED[min(level, len(SAMPLED) - 1)])
+    return _one_in(_every(level))
 
 
 def _one_in(every: int) -> list[int]:

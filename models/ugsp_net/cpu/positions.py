@@ -18,7 +18,9 @@ def place(
     pictures, _, rows, _ = mask.shape
     blocks, side = plain(mask[:, 0]), height // rows
     wanted = np.empty((pictures, -(-height // tile), -(-width // tile)), np.bool_)
-    found = _find(blocks, side, tile, wanted)
+    _find(blocks, side, tile, wanted)
+    corners = np.argwhere(wanted) * (1, tile, tile)  # [T, 3]: picture, row and column of each tile
+    found = len(corners)
     tiles = -(-found // multiple) * multiple
     # The number among those that are read of every position of the level, then that of every one that is made.
     numbers = np.empty((pictures, height + 2, width + 2), np.int32)
@@ -26,9 +28,9 @@ def place(
     _list_needed(numbers, needed)
     source, around = np.empty((2, tiles, (tile + 2) ** 2), np.int32)
     active = np.empty(tiles * tile**2, np.int64)
-    _look_around(wanted, numbers, tile, len(needed), source)
-    _number_active(blocks, side, wanted, tile, tiles * tile**2, numbers, active)
-    _look_around(wanted, numbers, tile, tiles * tile**2, around)
+    _look_around(corners, numbers, tile, len(needed), source)
+    _number_active(blocks, side, corners, tile, tiles * tile**2, numbers, active)
+    _look_around(corners, numbers, tile, tiles * tile**2, around)
     for filled in (source, around, active.reshape(tiles, tile**2)):
         filled[found:] = filled[found - 1 : found]
     made = needed, active, source, around, numbers
@@ -36,9 +38,8 @@ def place(
 
 
 @compiled
-def _find(blocks: Any, side: int, tile: int, wanted: Any) -> int:
-    """Which tiles hold an active position, and how many do. blocks: the mask; side: of its blocks, positions."""
-    count = 0
+def _find(blocks: Any, side: int, tile: int, wanted: Any) -> None:
+    """Which tiles hold an active position. blocks: the mask; side: of its blocks, positions."""
     for picture in range(wanted.shape[0]):
         for i in range(wanted.shape[1]):
             for j in range(wanted.shape[2]):
@@ -47,8 +48,6 @@ def _find(blocks: Any, side: int, tile: int, wanted: Any) -> int:
                     for column in range(tile * j // side, min((tile * (j + 1) - 1) // side + 1, blocks.shape[2])):
                         if blocks[picture, row, column] > 0:
                             wanted[picture, i, j] = True
-                count += wanted[picture, i, j]
-    return count
 
 
 @compiled
@@ -90,26 +89,21 @@ def _list_needed(numbers: Any, needed: Any) -> None:
 
 
 @compiled
-def _look_around(wanted: Any, numbers: Any, tile: int, none: int, out: Any) -> None:
+def _look_around(corners: Any, numbers: Any, tile: int, none: int, out: Any) -> None:
     """What has which number in and around each tile; ``none`` where nothing has one."""
-    pictures, height, width = numbers.shape
-    count = 0
-    for picture in range(pictures):
-        for down in range(wanted.shape[1]):
-            for across in range(wanted.shape[2]):
-                if not wanted[picture, down, across]:
-                    continue
-                at = 0
-                for i in range(tile * down, tile * (down + 1) + 2):
-                    for j in range(tile * across, tile * (across + 1) + 2):
-                        number = numbers[picture, i, j] if i < height and j < width else -1
-                        out[count, at] = number if number >= 0 else none
-                        at += 1
-                count += 1
+    _, height, width = numbers.shape
+    for count in range(len(corners)):
+        picture, top, left = corners[count, 0], corners[count, 1], corners[count, 2]
+        at = 0
+        for i in range(top, top + tile + 2):
+            for j in range(left, left + tile + 2):
+                number = numbers[picture, i, j] if i < height and j < width else -1
+                out[count, at] = number if number >= 0 else none
+                at += 1
 
 
 @compiled
-def _number_active(blocks: Any, side: int, wanted: Any, tile: int, none: int, numbers: Any, active: Any) -> None:
+def _number_active(blocks: Any, side: int, corners: Any, tile: int, none: int, numbers: Any, active: Any) -> None:
     """The numbers of the positions that are made, ``none`` of all others, and which position each is, -1 where a tile
     has none that is active."""
     pictures, height, width = numbers.shape
@@ -118,15 +112,12 @@ def _number_active(blocks: Any, side: int, wanted: Any, tile: int, none: int, nu
             for j in range(width):
                 numbers[picture, i, j] = none
     count = 0
-    for picture in range(pictures):
-        for down in range(wanted.shape[1]):
-            for across in range(wanted.shape[2]):
-                if not wanted[picture, down, across]:
-                    continue
-                for i in range(tile * down, tile * (down + 1)):
-                    for j in range(tile * across, tile * (across + 1)):
-                        active[count] = -1
-                        if i < height - 2 and j < width - 2 and blocks[picture, i // side, j // side] > 0:
-                            numbers[picture, i + 1, j + 1] = count
-                            active[count] = (picture * (height - 2) + i) * (width - 2) + j
-                        count += 1
+    for number in range(len(corners)):
+        picture, top, left = corners[number, 0], corners[number, 1], corners[number, 2]
+        for i in range(top, top + tile):
+            for j in range(left, left + tile):
+                active[count] = -1
+                if i < height - 2 and j < width - 2 and blocks[picture, i // side, j // side] > 0:
+                    numbers[picture, i + 1, j + 1] = count
+                    active[count] = (picture * (height - 2) + i) * (width - 2) + j
+                count += 1

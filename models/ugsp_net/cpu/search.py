@@ -146,8 +146,8 @@ class _Patches:
         """first, second: a frame and the other one, with their borders, fp32 of 0 to 255; across, down: the first one's
         slopes; begun: [rows, columns, 2], the flow that is changed here."""
         self.flow = begun
-        every = search.SAMPLED[min(level, len(search.SAMPLED) - 1)]
-        self._samples = len(search._one_in(every))
+        every = search._every(level)
+        self._samples = len(search._sampled(level))
         self._frames = first, second, every, _share(every)
         self._cost = np.empty(begun.shape[:2], np.float32)
         self._looks = np.empty(begun.shape[:2], np.bool_)
