@@ -25,7 +25,7 @@ from ugsp_cli.engine import Interpolator
 from ugsp_net.compiled import only_torch
 from ugsp_net.cost import PRUNED, network_cost
 from ugsp_net.gpu import graphs
-from ugsp_net.masks import fixed_gate
+from ugsp_net.masks import change, fixed_gate
 from ugsp_net.network import UGSP
 from ugsp_net.paths import carry, trace
 from ugsp_net.sparse import performed_share
@@ -34,7 +34,7 @@ from ugsp_net.warp import blend_enlarged
 __all__ = ["Measured", "Timing", "document", "measure", "print_timings"]
 
 STAGES = ("encode", "pair", "levels")
-"""Encoding one source frame; a pair's search and its paths; the levels and the frame."""
+"""Encoding one source frame; what differs in a pair, its search and its paths; the levels and the frame."""
 
 ANGLE, CLOSER, NOISE = 1.0, 0.02, 2 / 255
 """Between the pictures that are drawn: degrees by which the camera turns, the share by which it comes closer, and the
@@ -122,13 +122,15 @@ def _measure_size(
         second = net.encode(frames[batch:])
         yield
         first = second
-        flow = net.match(frames[:batch], frames[batch:])
+        changed = change(frames[:batch], frames[batch:])
+        flow = net.match(frames[:batch], frames[batch:], changed)
         # In a video the searches of the pairs before and after serve those pairs as well: each made pair pays for one.
         found = None if flow is None else carry(trace(flow, flow, flow), t)
         yield
         # Graphs are known by their gate; frames that are made beside each other take masks in turn from one each.
         gate = gates[kind] if beside == 1 or kind is None else fixed_gate(masks[kind])
-        made = net.make(frames[:batch], frames[batch:], first, second, found, t, gate, backend, motion=factor > 1)
+        how = gate, backend, changed, factor > 1
+        made = net.make(frames[:batch], frames[batch:], first, second, found, t, *how)
         if factor > 1:
             blend_enlarged(large[:batch], large[batch:], made.flow, made.blend, factor)
         yield

@@ -33,11 +33,11 @@ def search_size(
     rows, columns = -(-height // CELL), -(-width // CELL)
     pictures = [_with_borders(one) for one in (first, second)]
     slopes = _slopes(first)
-    if flow is None:
-        begun = first.new_zeros((batch, rows, columns, 2))
-    else:
-        begun = 2 * flow[..., :rows, :columns].permute(0, 2, 3, 1)
-    every = zip(*pictures, *slopes, plain(begun), strict=True)
+    best = np.zeros((batch, rows, columns, 2), np.float32)
+    if flow is not None:
+        for begun, told in zip(best, plain(flow), strict=True):
+            _from_smaller(told, begun)
+    every = zip(*pictures, *slopes, best, strict=True)
     found = [_Patches(level, *one) for one in every]
     looking = [one for one in found if one.look]
     if looking:
@@ -45,10 +45,9 @@ def search_size(
             for one in looking:
                 one.try_everywhere()
         else:
-            enlarged = 2 * coarser.permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-            for one, tried in zip(found, plain(enlarged[:, :rows, :columns]), strict=True):
+            for one, tried in zip(found, plain(coarser.permute(0, 2, 3, 1)), strict=True):
                 if one.look:
-                    one.try_all(tried)
+                    one.try_smaller(tried)
         if level == 0:
             ways = [one.flow.copy() for one in (*found[batch // 2 :], *found[: batch // 2])]
             for one, way in zip(found, ways, strict=True):
@@ -60,9 +59,10 @@ def search_size(
                 if level == 1 and turn == len(distances) - 1:
                     one.look_far()
                 one.try_around(distance)
-    averaged = np.stack([one.averaged() for one in found])
-    best = np.stack([one.flow for one in found])
-    return torch.from_numpy(averaged), torch.from_numpy(best).permute(0, 3, 1, 2)
+    averaged = first.new_empty((batch, 2, -(-height // SPACING), -(-width // SPACING)))
+    for one, mean in zip(found, averaged.numpy(), strict=True):
+        one.average(mean)
+    return averaged, torch.from_numpy(best).permute(0, 3, 1, 2)
 
 
 def brightness(frame: Tensor) -> Tensor:
@@ -159,9 +159,10 @@ class _Patches:
             _invert(across, down, *self._frames[2:], np.float32(damping), self._looks, inverse)
             self._slopes = across, down, inverse
 
-    def try_all(self, tried: Any) -> None:
-        """Try a flow for each of all patches, [rows, columns, 2]."""
-        _try_all(*self._frames, tried, self._looks, self.flow, self._cost)
+    def try_smaller(self, tried: Any) -> None:
+        """Try the flow of the patch of the next smaller size that is at the same place. tried: of all of these,
+        [rows / 2, columns / 2, 2]."""
+        _try_smaller(*self._frames, tried, self._looks, self.flow, self._cost)
 
     def try_everywhere(self) -> None:
         """Try all short displacements."""
@@ -186,15 +187,12 @@ class _Patches:
             lost = lost[np.argpartition(-cost[lost], most)[:most]]
         _look_far(*self._frames, lost, search.FAR, np.float32(search.FOUND), self.flow, self._cost)
 
-    def averaged(self) -> Any:
-        """The mean of the patches' flows, weighted by how well each fits, [2, h / SPACING, w / SPACING]."""
-        height, width = (-(-(side - 2 * BORDER) // SPACING) for side in self._frames[0].shape)
+    def average(self, mean: Any) -> None:
+        """The mean of the patches' flows, weighted by how well each fits, into [2, h / SPACING, w / SPACING]."""
         rows, columns = self._looks.shape
         summed = np.zeros((3 * (rows + 1) * CELL // SPACING, (columns + 1) * CELL // SPACING), np.float32)
         _average(*self._frames[:2], self.flow, summed)
-        margin, summed = MARGIN // SPACING, summed.reshape(3, -1, summed.shape[1])
-        summed = summed[:, margin : margin + height, margin : margin + width]
-        return summed[1:] / summed[:1]
+        _divide(summed, mean)
 
 
 @inlined
@@ -334,11 +332,22 @@ def _try(
 
 
 @compiled
-def _try_all(first: Any, second: Any, every: int, share: float, tried: Any, looks: Any, flow: Any, cost: Any) -> None:
+def _from_smaller(flow: Any, out: Any) -> None:
+    """Where patches begin, [rows, columns, 2]: twice the flow of the next smaller size, [2, h, w], at their places."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j, 0], out[i, j, 1] = np.float32(2) * flow[0, i, j], np.float32(2) * flow[1, i, j]
+
+
+@compiled
+def _try_smaller(
+    first: Any, second: Any, every: int, share: float, tried: Any, looks: Any, flow: Any, cost: Any
+) -> None:
     for i in range(looks.shape[0]):
         for j in range(looks.shape[1]):
             if looks[i, j]:
-                _try(first, second, every, share, i, j, tried[i, j, 0], tried[i, j, 1], flow, cost)
+                across, down = np.float32(2) * tried[i // 2, j // 2, 0], np.float32(2) * tried[i // 2, j // 2, 1]
+                _try(first, second, every, share, i, j, across, down, flow, cost)
 
 
 @compiled
@@ -464,6 +473,17 @@ def _average(first: Any, second: Any, flow: Any, summed: Any) -> None:
             _add_weights(b, fit, across, down, summed, row + 1, column)
             _add_weights(c, fit, across, down, summed, row + 2, column)
             _add_weights(d, fit, across, down, summed, row + 3, column)
+
+
+@compiled
+def _divide(summed: Any, mean: Any) -> None:
+    """What ``_average`` summed, by its weights, where the frame is: [2, h, w]."""
+    rows = summed.shape[0] // 3
+    for i in range(mean.shape[1]):
+        for j in range(mean.shape[2]):
+            y, x = i + MARGIN // SPACING, j + MARGIN // SPACING
+            share = np.float32(1) / summed[y, x]
+            mean[0, i, j], mean[1, i, j] = share * summed[rows + y, x], share * summed[2 * rows + y, x]
 
 
 @compiled
