@@ -18,7 +18,7 @@ from tests.test_search import busy, texture
 from tests.test_sparse import make_level, random_masks
 from ugsp_cli import colour
 from ugsp_net import cpu, masks, paths, pooling, rendering, search
-from ugsp_net.blocks import Activation, Conv, Convolutions
+from ugsp_net.blocks import Activation, Conv, Convolutions, Level
 from ugsp_net.compiled import only_torch
 from ugsp_net.cpu import vectors
 from ugsp_net.sparse import DenseOutput, LastOutput, run_last_tiles, run_level, tiles, winograd
@@ -199,6 +199,24 @@ def test_tiles_hold_several_blocks(kind: str, side: int, monkeypatch: pytest.Mon
     assert (made - expected).abs().max() <= 2e-5 * expected.abs().max()
     pruned = (mask == 0).repeat_interleave(side, 2).repeat_interleave(side, 3).expand_as(made)
     assert torch.equal(made[pruned], level.bias().expand_as(made)[pruned])
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("share", [0.03, 0.4, 1.0])
+def test_layers_two_at_a_time_are_the_same(depth: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many more tiles than are made at once, in rows of many and of few; of two pictures."""
+    monkeypatch.setattr(winograd, "pays", lambda dtype, device: True)
+    level = Level(SMALL, 13, 24, depth, 20, pruned=True)
+    torch.nn.init.normal_(level.project.bias)  # type: ignore[arg-type]
+    mask = (torch.rand(2, 1, 20, 44) < share).float()
+    mask[0, :, 3:9], mask[1, :, :, 9:30] = 0, 0
+    positions = tiles.ActivePositions(mask, 80, 176, torch.float32)
+    rows = torch.randn(len(positions.needed) + 1, 13)
+    rows[-1] = 0
+    for activation in (None, Activation("leaky", 20)):
+        made = both(partial(lambda activation: (tiles._run_layers(level, rows, positions, activation),), activation))
+        assert_alike(made, 1e-4)
+        assert made[1][0].shape == (len(positions.active) + 2, 20)
 
 
 def last_output(kind: str) -> LastOutput:

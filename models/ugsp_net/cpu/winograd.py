@@ -7,6 +7,7 @@ convolutions reach there, where MKL's products of batches reach 17 to 32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,51 @@ def padded(kernel: Tensor, bias: Tensor | None) -> tuple[Any, Any]:
 
 
 def convolve(
-    rows: Tensor, around: Tensor, kernel: tuple[Any, Any], slope: float, out: Tensor, projected: Tensor, weight: Tensor
+    rows: Tensor,
+    around: Tensor,
+    kernel: tuple[Any, Any],
+    slope: float,
+    out: Tensor,
+    projected: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    last_slope: float,
 ) -> None:
     """Convolve N tiles, make a leaky ReLU of it, and add what a projection makes of that.
 
     rows: [R, C] fp32, C at least 8; around: [N, 36] int32, which of them a tile reads; kernel: [36, C, K] of
     ``Winograd``, K at least 8, and a bias, as ``padded`` returns them; out: [16 * N, K], filled, tile by tile;
-    projected: [16 * N, P], added to, P a multiple of 16; weight: [K, P]. Without a projection P is 0.
+    projected: [16 * N, P], added to, P a multiple of 16; weight: [K, P]; bias: [1, P], to which is added what was not
+    written yet, or of no rows; last_slope: of the leaky ReLU that becomes of the sum, 1 for none. Without a projection
+    P is 0.
     """
-    how = out.numpy(), projected.numpy(), plain(weight)
+    how = out.numpy(), projected.numpy(), plain(weight), plain(bias), np.float32(last_slope)
     _convolve(plain(rows), plain(around), *kernel, np.float32(slope), *how)
+
+
+def convolve_twice(
+    rows: Tensor,
+    source: Tensor,
+    around: Tensor,
+    kernels: Sequence[tuple[Any, Any]],
+    slope: float,
+    out: Tensor,
+    projected: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    last_slope: float,
+) -> None:
+    """``convolve`` rows, and what that makes once more: a few tiles at a time, of which the second convolution takes
+    all that it can before the first goes on. What lies between the two stays in the cache.
+
+    source: which rows a tile reads, as ``around`` of ``convolve``; around: which of what the first makes, tile by tile,
+    any number from 16 * N on where there is nothing; out: what the second makes, [16 * N, K], or of no rows where
+    nobody wants it; kernels, weights: of both; the rest as for ``convolve``.
+    """
+    (first, first_bias), (second, second_bias) = kernels
+    how = out.numpy(), projected.numpy(), *(plain(weight) for weight in weights), plain(bias), np.float32(last_slope)
+    tables = plain(rows), plain(source), plain(around)
+    _convolve_twice(*tables, first, first_bias, second, second_bias, np.float32(slope), *how)
 
 
 @inlined
@@ -230,47 +266,168 @@ def leaky(sums: Any, leak: Any) -> Any:
 
 @allocating
 def _convolve(
-    rows: Any, around: Any, kernel: Any, bias: Any, slope: float, out: Any, projected: Any, weight: Any
+    rows: Any,
+    around: Any,
+    kernel: Any,
+    bias: Any,
+    slope: float,
+    out: Any,
+    projected: Any,
+    weight: Any,
+    begun: Any,
+    last_slope: float,
 ) -> None:
-    inputs, outputs, tiles = rows.shape[1], kernel.shape[1], around.shape[0]
-    half = np.empty((36, LANES), np.float32)
-    values, products = np.zeros((36 * STEP, inputs), np.float32), np.empty((36 * STEP, outputs), np.float32)
+    tiles, half = around.shape[0], np.empty((36, LANES), np.float32)
+    values, products = _room(rows.shape[1]), _room(kernel.shape[1])
     for first in range(0, tiles, STEP):
         count = min(STEP, tiles - first)
         for tile in range(count):
             transform(rows, around[first + tile], half, values, tile)
-        multiply(values, kernel, products, count)
-        for tile in range(count):
-            back(products, tile, bias, slope, half, out, 16 * (first + tile), 4)
-        if projected.shape[1]:
-            _project(out, 16 * first, 16 * (first + count), weight, projected)
+        place = 16 * first
+        how = kernel, bias, slope, count, products, half, out, place, projected, place, weight, begun, last_slope
+        _finish(values, *how)
+
+
+@allocating
+def _room(channels: int) -> Any:
+    """For what is made of so many channels of some tiles."""
+    return np.zeros((36 * STEP, channels), np.float32)
 
 
 @compiled
-def _project(values: Any, start: int, stop: int, weight: Any, projected: Any) -> None:
-    """Add products with a weight [K, P] of rows of values [N, K] to the same rows of [N, P], P a multiple of 16."""
-    inputs = values.shape[1]
-    whole = start + (stop - start) // ROWS * ROWS
-    for row in range(start, whole, ROWS):
+def _finish(
+    values: Any,
+    kernel: Any,
+    bias: Any,
+    slope: float,
+    count: int,
+    products: Any,
+    half: Any,
+    out: Any,
+    place: int,
+    projected: Any,
+    start: int,
+    weight: Any,
+    begun: Any,
+    last_slope: float,
+) -> None:
+    """From what was transformed of some tiles to what is made of them, in out from a row on, and to what is added to
+    what was projected, from another one on."""
+    multiply(values, kernel, products, count)
+    for tile in range(count):
+        back(products, tile, bias, slope, half, out, place + 16 * tile, 4)
+    if projected.shape[1]:
+        _project(out, place, 16 * count, weight, projected, start, begun, last_slope)
+
+
+@allocating
+def _convolve_twice(
+    rows: Any,
+    source: Any,
+    around: Any,
+    kernel: Any,
+    bias: Any,
+    second_kernel: Any,
+    second_bias: Any,
+    slope: float,
+    out: Any,
+    projected: Any,
+    weight: Any,
+    second_weight: Any,
+    begun: Any,
+    last_slope: float,
+) -> None:
+    no_slope, no_bias = np.float32(1), begun[:0]
+    tiles, width = around.shape[0], second_kernel.shape[0] // 36
+    oldest, newest = _reach(around)
+    longest = 0
+    for step in range(len(newest)):
+        longest = max(longest, newest[step] - oldest[step] + 1)
+    # Between the two: a ring, in which what is no longer read is written over, and a row of zeros.
+    room = 16 * STEP * longest
+    ring, read = np.zeros((room + 1, width), np.float32), np.empty(36, np.int32)
+    last = np.empty((0 if len(out) else 16 * STEP, out.shape[1]), np.float32)
+    half, products = np.empty((36, LANES), np.float32), _room(kernel.shape[1])
+    values, second_values = _room(rows.shape[1]), _room(width)
+    done = 0
+    for step in range(len(newest)):
+        first = STEP * step
+        count = min(STEP, tiles - first)
+        for tile in range(count):
+            transform(rows, source[first + tile], half, values, tile)
+        place = 16 * STEP * (step % longest)
+        how = kernel, bias, slope, count, products, half, ring, place
+        _finish(values, *how, projected, 16 * first, weight, begun, no_slope)
+        while done < len(newest) and newest[done] <= step:
+            first = STEP * done
+            count = min(STEP, tiles - first)
+            begin = 16 * (first - STEP * (done % longest))
+            for tile in range(count):
+                for place in range(36):
+                    number = around[first + tile, place]
+                    at = number - begin
+                    at += room if at < 0 else (-room if at >= room else 0)
+                    read[place] = at if number < 16 * tiles else room
+                transform(ring, read, half, second_values, tile)
+            made, place = (out, 16 * first) if len(out) else (last, 0)
+            how = second_kernel, second_bias, slope, count, products, half, made, place
+            _finish(second_values, *how, projected, 16 * first, second_weight, no_bias, last_slope)
+            done += 1
+
+
+@allocating
+def _reach(around: Any) -> Any:
+    """Of every so many tiles: the first and the last of such whose output they, or those after them (before them), read
+    around themselves. around: [N, 36], of numbers from 16 * N on where there is nothing."""
+    tiles = around.shape[0]
+    steps = -(-tiles // STEP)
+    oldest, newest = np.empty(steps, np.intp), np.empty(steps, np.intp)
+    for step in range(steps):
+        low = high = 16 * STEP * step
+        for tile in range(STEP * step, min(STEP * (step + 1), tiles)):
+            for place in range(36):
+                number = around[tile, place]
+                low, high = min(low, number), max(high, number if number < 16 * tiles else 0)
+        oldest[step], newest[step] = low // (16 * STEP), high // (16 * STEP)
+        if step:
+            newest[step] = max(newest[step], newest[step - 1])
+    for step in range(steps - 1, 0, -1):
+        oldest[step - 1] = min(oldest[step - 1], oldest[step])
+    return oldest, newest
+
+
+@compiled
+def _project(
+    values: Any, place: int, count: int, weight: Any, projected: Any, start: int, begun: Any, last_slope: float
+) -> None:
+    """Add products with a weight [K, P] of so many rows of values [N, K] to rows of [N, P], P a multiple of 16, from a
+    place on in the one, and a start in the other; or to begun [1, P], if it has a row. Of the sums a leaky ReLU."""
+    inputs, leak = values.shape[1], same(last_slope)
+    whole = count // ROWS * ROWS
+    # A step of no rows: each row begins with the same.
+    source, first, step = (begun, 0, 0) if len(begun) else (projected, start, 1)
+    for index in range(0, whole, ROWS):
+        row = first + step * index
         for column in range(0, projected.shape[1], COLUMNS):
             sums = (
-                load(projected, row, column),
-                load(projected, row, column + LANES),
-                load(projected, row + 1, column),
-                load(projected, row + 1, column + LANES),
-                load(projected, row + 2, column),
-                load(projected, row + 2, column + LANES),
-                load(projected, row + 3, column),
-                load(projected, row + 3, column + LANES),
-                load(projected, row + 4, column),
-                load(projected, row + 4, column + LANES),
-                load(projected, row + 5, column),
-                load(projected, row + 5, column + LANES),
+                load(source, row, column),
+                load(source, row, column + LANES),
+                load(source, row + step, column),
+                load(source, row + step, column + LANES),
+                load(source, row + 2 * step, column),
+                load(source, row + 2 * step, column + LANES),
+                load(source, row + 3 * step, column),
+                load(source, row + 3 * step, column + LANES),
+                load(source, row + 4 * step, column),
+                load(source, row + 4 * step, column + LANES),
+                load(source, row + 5 * step, column),
+                load(source, row + 5 * step, column + LANES),
             )
-            put(accumulate(sums, values, 0, row * inputs, inputs, inputs, weight, 0, column), projected, row, column)
-    for row in range(whole, stop):
+            made = accumulate(sums, values, 0, (place + index) * inputs, inputs, inputs, weight, 0, column)
+            put(leaky(made, leak), projected, start + index, column)
+    for index in range(whole, count):
         for column in range(0, projected.shape[1], LANES):
-            summed = load(projected, row, column)
-            for index in range(inputs):
-                summed += load_same(values, row, index) * load(weight, index, column)
-            store(summed, projected, row, column)
+            summed = load(source, first + step * index, column)
+            for channel in range(inputs):
+                summed += load_same(values, place + index, channel) * load(weight, channel, column)
+            store(_leaky(summed, leak), projected, start + index, column)

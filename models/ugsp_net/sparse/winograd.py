@@ -8,6 +8,8 @@ and half of the work that is left with 48 to 64 channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,11 +62,17 @@ class Winograd:
         self.kernel = (_both_ways(_KERNEL, taps) / _KERNEL_OVER**2 @ taps).view(36, inputs, outputs)
         """[36, C, K]."""
         self._input, self._output = _both_ways(_INPUT, taps), _both_ways(_OUTPUT, taps)
-        self._padded: tuple[Any, Any] | None = None
-        if compiles(weight):
-            from ugsp_net.cpu import winograd as compiled
 
-            self._padded = compiled.padded(self.kernel, None)
+    @cached_property
+    def _padded(self) -> tuple[Any, Any]:
+        """The kernel as compiled code takes it."""
+        from ugsp_net.cpu import winograd as compiled
+
+        return compiled.padded(self.kernel, None)
+
+    def _compiles(self) -> bool:
+        """Whether compiled code does it, eight channels at a time."""
+        return self.kernel.device.type == "cpu" and cpu.available() and min(self.kernel.shape[1:]) >= 8
 
     def __call__(self, rows: Tensor, around: Tensor, activation: Activation, out: Tensor) -> None:
         """Convolve N tiles, and activate what that makes.
@@ -72,12 +80,12 @@ class Winograd:
         rows: [R, C] fp32; around: [N, 36] int32, which of them a tile reads, row by row; out: [16 * N, K], filled tile
         by tile, row by row.
         """
-        if self._padded is not None and cpu.available():
+        if self._compiles():
             from ugsp_net.cpu import winograd as compiled
 
             slope = LEAKY_SLOPE if activation.slope is None else 1.0
             nothing = out.new_empty(0, 0)
-            compiled.convolve(rows, around, self._padded, slope, out, nothing, nothing)
+            compiled.convolve(rows, around, self._padded, slope, out, nothing, nothing, nothing, 1.0)
             if activation.slope is None:
                 return
         else:
@@ -90,20 +98,36 @@ class Winograd:
 
     def projects(self, activation: Activation) -> bool:
         """Whether ``project`` works."""
-        return self._padded is not None and cpu.available() and activation.slope is None
-
-    def project(self, rows: Tensor, around: Tensor, out: Tensor, projected: Tensor, weight: Tensor) -> None:
-        """As a call with a leaky ReLU; besides, add the product of what that makes with a weight [K, P], P a multiple
-        of ``COLUMNS``, to what was projected, [16 * N, P]."""
-        from ugsp_net.cpu import winograd as compiled
-
-        assert self._padded is not None
-        compiled.convolve(rows, around, self._padded, LEAKY_SLOPE, out, projected, weight)
+        return self._compiles() and activation.slope is None
 
 
-def compiles(weight: Tensor) -> bool:
-    """Whether compiled code convolves with a weight [K, C, 3, 3], eight channels at a time."""
-    return weight.device.type == "cpu" and cpu.available() and min(weight.shape[:2]) >= 8
+def project(
+    convs: Sequence[Winograd],
+    rows: Tensor,
+    source: Tensor,
+    around: Tensor,
+    out: Tensor,
+    projected: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    last_slope: float = 1.0,
+) -> None:
+    """One convolution with a leaky ReLU, or two one after the other; besides, add the products of what each makes with
+    a weight [K, P], P a multiple of ``COLUMNS``, to what was projected, [16 * N, P].
+
+    rows: [R, C] fp32; source: which of them a tile reads, as in a call of ``Winograd``; around: which of what the first
+    of two makes, any number from 16 * N on where there is nothing; out: what the last one makes, [16 * N, K], or of no
+    rows where nobody wants what the second of two does; bias: [1, P], what is projected is not written yet and begins
+    with, or of no rows; last_slope: of the leaky ReLU that becomes of it in the end, 1 for none.
+    """
+    from ugsp_net.cpu import winograd as compiled
+
+    kernels = [conv._padded for conv in convs]
+    if len(kernels) == 1:
+        compiled.convolve(rows, source, kernels[0], LEAKY_SLOPE, out, projected, weights[0], bias, last_slope)
+    else:
+        how = LEAKY_SLOPE, out, projected, weights, bias, last_slope
+        compiled.convolve_twice(rows, source, around, kernels, *how)
 
 
 def _both_ways(matrix: tuple[tuple[int, ...], ...], like: Tensor) -> Tensor:
