@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ugsp_net.sparse.inputs import Matching, SparseInputs
 
 LANES = 8
-SIDE = 8
-"""Of the squares of positions whose surroundings are read together."""
+GROUP = 5
+"""Positions beside each other with which one is compared at once."""
 
 
 def compiles(inputs: SparseInputs) -> bool:
@@ -59,9 +59,11 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
         places = plain(positions[start:stop] - index * height * width)
         sources = [_flat(one[index]) for one in (inputs.left, inputs.right, inputs.above)]
         when = np.float32(inputs.t[index]) if inputs.t is not None else np.float32(0)
-        sizes = height, width, channels, above, radius, timed
-        how = flows[index], np.float32(inputs.bound), when, kernel, bias, np.float32(LEAKY_SLOPE)
-        _rows(as_array(out[start:stop]), places, *sources, *how, sizes)
+        sizes, made = (height, width, channels, above, matched, timed), as_array(out[start:stop])
+        _rows(made, places, *sources, flows[index], np.float32(inputs.bound), when, sizes)
+        if matched:
+            how = radius, channels, channels, 2 * channels + above
+            _correlate(made, places, sources[1], flows[index], kernel, bias, np.float32(LEAKY_SLOPE), how)
     return out
 
 
@@ -96,94 +98,114 @@ def _read(source: Any, x: Any, y: Any, channels: int, out: Any, row: int, column
         store(made, out, row, column + channel)
 
 
-@allocating
+@compiled
 def _rows(
-    out: Any,
-    places: Any,
-    left: Any,
-    right: Any,
-    above: Any,
-    flow: Any,
-    bound: float,
-    when: float,
-    kernel: Any,
-    bias: Any,
-    slope: float,
-    sizes: Any,
+    out: Any, places: Any, left: Any, right: Any, above: Any, flow: Any, bound: float, when: float, sizes: Any
 ) -> None:
-    """places: [U] of a picture, in order; left, right, above: from ``_flat``; flow: [4, H * W]; kernel: [D, M], bias:
-    [1, M]."""
-    height, width, channels, more, radius, timed = sizes
-    half, quarter, one = np.float32(0.5), np.float32(0.25), np.float32(1)
-    matched = kernel.shape[1] if radius else 0
+    """All but the right features of a level that matches, and how they match. places: [U] of a picture, in order; left,
+    right, above: from ``_flat``; flow: [4, H * W]."""
+    height, width, channels, more, matched, timed = sizes
+    half, quarter = np.float32(0.5), np.float32(0.25)
     told = 2 * channels + more + matched
     for number in range(len(places)):
         place = places[number]
         at_y, at_x = np.float32(place // width), np.float32(place % width)
         _read(left, at_x + flow[0, place], at_y + flow[1, place], channels, out, number, 0)
-        if radius == 0:
+        if matched == 0:
             _read(right, at_x + flow[2, place], at_y + flow[3, place], channels, out, number, channels)
         _read(above, half * at_x - quarter, half * at_y - quarter, more, out, number, 2 * channels)
         for plane in range(4):
             store(min(max(flow[plane, place], -bound), bound), out, number, told + plane)
         if timed:
             store(when, out, number, told + 4)
-    if radius == 0:
-        return
-    leak, least = same(slope), np.float32(1e-6)
-    side, reach = 2 * radius + 1, SIDE + 2 * radius
-    numbers = np.zeros(height * width, np.int32)  # from 1 on
+
+
+@allocating
+def _correlate(out: Any, places: Any, right: Any, flow: Any, kernel: Any, bias: Any, slope: float, how: Any) -> None:
+    """The right features, and how well what lies around them matches the left ones, which are there. kernel: [D, M];
+    bias: [1, M]; how: the radius, the number of channels, and the columns of right features and of matches."""
+    height, width = right[1:3]
+    radius, channels, told, matched = how
+    leak, least, side, one = same(slope), np.float32(1e-6), 2 * radius + 1, np.float32(1)
+    wanted = np.zeros((height, width), np.int32)  # the number of each place, from 1 on
     for number in range(len(places)):
-        numbers[places[number]] = number + 1
-    window, scales = np.empty((reach * reach, channels), np.float32), np.empty(reach * reach, np.float32)
-    found = np.empty(side * side, np.float32)
-    for top in range(0, height, SIDE):
-        for first in range(0, width, SIDE):
-            wanted = False
-            for y in range(top, min(top + SIDE, height)):
-                for x in range(first, min(first + SIDE, width)):
-                    wanted |= numbers[y * width + x] > 0
-            if not wanted:
+        wanted[places[number] // width, places[number] % width] = number + 1
+    # Of each of so many rows, one after the other, what is read of right features, and one by its length; what lies
+    # outside matches nothing.
+    room = width + 2 * radius
+    window, scales = np.zeros((side * room + GROUP, channels), np.float32), np.zeros(side * room + GROUP, np.float32)
+    holds, near = np.full(side, -side, np.intp), np.zeros(room, np.int32)
+    found = np.empty(side * side + GROUP, np.float32)
+    for y in range(height):
+        some = np.int32(0)
+        for x in range(width):
+            some |= wanted[y, x]
+        if some == 0:
+            continue
+        for row in range(y - radius, y + radius + 1):
+            slot = (row + side) % side
+            if holds[slot] == row:
                 continue
-            for y in range(top - radius, top + SIDE + radius):
-                for x in range(first - radius, first + SIDE + radius):
-                    at = (y - top + radius) * reach + x - first + radius
-                    scales[at] = 0
-                    for channel in range(channels):
-                        window[at, channel] = 0
-                    if 0 <= y < height and 0 <= x < width:
-                        place = y * width + x
-                        _read(
-                            right,
-                            np.float32(x) + flow[2, place],
-                            np.float32(y) + flow[3, place],
-                            channels,
-                            window,
-                            at,
-                            0,
-                        )
-                        scales[at] = one / np.sqrt(_product(window, at, window, at, channels) + least)
-            for y in range(top, min(top + SIDE, height)):
-                for x in range(first, min(first + SIDE, width)):
-                    number = numbers[y * width + x] - 1
-                    if number < 0:
-                        continue
-                    corner = (y - top) * reach + x - first
-                    here = corner + radius * (reach + 1)
-                    for channel in range(0, channels, LANES):
-                        store(load(window, here, channel), out, number, channels + channel)
-                    scale = one / np.sqrt(_product(out, number, out, number, channels) + least)
-                    for down in range(side):
-                        for across in range(side):
-                            at = corner + down * reach + across
-                            found[down * side + across] = (
-                                scale * scales[at] * _product(out, number, window, at, channels)
-                            )
-                    for channel in range(0, matched, LANES):
-                        made = load(bias, 0, channel)
-                        for index in range(side * side):
-                            made += same(found[index]) * load(kernel, index, channel)
-                        store(largest(made, leak * made), out, number, 2 * channels + more + channel)
+            holds[slot] = row
+            _read_row(right, flow, wanted, row, near, window, scales, slot * room, channels, radius, least)
+        for x in range(width):
+            number = wanted[y, x] - 1
+            if number < 0:
+                continue
+            here = y % side * room + x + radius
+            for channel in range(0, channels, LANES):
+                store(load(window, here, channel), out, number, told + channel)
+            scale = one / np.sqrt(_product(out, number, out, number, channels) + least)
+            for down in range(side):
+                line = (y + down - radius + side) % side * room + x
+                for first in range(0, side, GROUP):
+                    five = _products(out, number, window, line + first, channels)
+                    for index in range(GROUP):
+                        found[down * side + first + index] = scale * scales[line + first + index] * five[index]
+            for channel in range(0, kernel.shape[1], LANES):
+                # Two sums: one would wait for itself.
+                even, odd = load(bias, 0, channel), same(np.float32(0))
+                for index in range(0, side * side - 1, 2):
+                    even += same(found[index]) * load(kernel, index, channel)
+                    odd += same(found[index + 1]) * load(kernel, index + 1, channel)
+                even += odd + same(found[side * side - 1]) * load(kernel, side * side - 1, channel)
+                store(largest(even, leak * even), out, number, matched + channel)
+
+
+@compiled
+def _read_row(
+    right: Any,
+    flow: Any,
+    wanted: Any,
+    row: int,
+    near: Any,
+    window: Any,
+    scales: Any,
+    first: int,
+    channels: int,
+    radius: int,
+    least: float,
+) -> None:
+    """What of a row is near wanted places into the window, from its row ``first`` on, with a border of ``radius``."""
+    height, width = wanted.shape
+    for x in range(width + 2 * radius):
+        near[x] = 0
+        scales[first + x] = np.float32(0)
+    if not 0 <= row < height:
+        for x in range(width + 2 * radius):
+            for channel in range(channels):
+                window[first + x, channel] = np.float32(0)
+        return
+    for y in range(max(row - radius, 0), min(row + radius + 1, height)):
+        for across in range(2 * radius + 1):
+            for x in range(width):
+                near[x + across] |= wanted[y, x]
+    for x in range(width):
+        if near[x + radius] == 0:
+            continue
+        place, at = row * width + x, first + x + radius
+        _read(right, np.float32(x) + flow[2, place], np.float32(row) + flow[3, place], channels, window, at, 0)
+        scales[at] = np.float32(1) / np.sqrt(_product(window, at, window, at, channels) + least)
 
 
 @inlined
@@ -193,3 +215,17 @@ def _product(one: Any, row: int, other: Any, other_row: int, channels: int) -> A
     for channel in range(0, channels, LANES):
         summed += load(one, row, channel) * load(other, other_row, channel)
     return total(summed)
+
+
+@inlined
+def _products(one: Any, row: int, other: Any, other_row: int, channels: int) -> Any:
+    """Of a row and of five beside each other."""
+    a = b = c = d = e = same(np.float32(0))
+    for channel in range(0, channels, LANES):
+        values = load(one, row, channel)
+        a += values * load(other, other_row, channel)
+        b += values * load(other, other_row + 1, channel)
+        c += values * load(other, other_row + 2, channel)
+        d += values * load(other, other_row + 3, channel)
+        e += values * load(other, other_row + 4, channel)
+    return total(a), total(b), total(c), total(d), total(e)
