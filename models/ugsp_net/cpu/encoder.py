@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net.blocks import LEAKY_SLOPE, Conv, Encoder
-from ugsp_net.cpu.vectors import allocating, compiled, load, same
+from ugsp_net.cpu.vectors import allocating, compiled, fetch, load, same, store
 from ugsp_net.cpu.winograd import (
     COLUMNS,
     LANES,
@@ -29,6 +29,8 @@ from ugsp_net.sparse.winograd import TILE, Winograd
 
 SIDE = TILE + 2
 """Of what a tile reads."""
+AHEAD = 2048
+"""Numbers for which memory is asked before they are read: the encoder took a ninth longer without that."""
 
 
 def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[Tensor]:
@@ -62,8 +64,12 @@ def _fill(source: Any, scale: float, shift: float, y: int, width: int, inputs: i
             for x in range(width):
                 lines[line, 3 * x + 3 + channel] = scale * source[channel, y * width + x] + shift
     else:
-        for index in range(width * inputs):
-            lines[line, inputs + index] = source[0, y * width * inputs + index]
+        start, whole = y * width * inputs, width * inputs // LANES * LANES
+        for index in range(0, whole, LANES):
+            fetch(source, start + index + AHEAD)
+            store(load(source, 0, start + index), lines, line, inputs + index)
+        for index in range(whole, width * inputs):
+            lines[line, inputs + index] = source[0, start + index]
 
 
 @compiled

@@ -59,7 +59,7 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
         places = plain(positions[start:stop] - index * height * width)
         sources = [_flat(one[index]) for one in (inputs.left, inputs.right, inputs.above)]
         when = np.float32(inputs.t[index]) if inputs.t is not None else np.float32(0)
-        sizes, made = (height, width, channels, above, matched, timed), as_array(out[start:stop])
+        sizes, made = (width, channels, above, matched, timed), as_array(out[start:stop])
         _rows(made, places, *sources, flows[index], np.float32(inputs.bound), when, sizes)
         if matched:
             how = radius, channels, channels, 2 * channels + above
@@ -104,7 +104,7 @@ def _rows(
 ) -> None:
     """All but the right features of a level that matches, and how they match. places: [U] of a picture, in order; left,
     right, above: from ``_flat``; flow: [4, H * W]."""
-    height, width, channels, more, matched, timed = sizes
+    width, channels, more, matched, timed = sizes
     half, quarter = np.float32(0.5), np.float32(0.25)
     told = 2 * channels + more + matched
     for number in range(len(places)):
