@@ -107,7 +107,15 @@ def test_masks_see_the_same() -> None:
     assert_alike(changed, 1e-6)
     change = changed[0][0]
     assert_alike(both(lambda: pooling.over_blocks(change, 16)), 1e-6)
-    assert_alike(both(lambda: (masks._share_below(change[:, :1], masks.SAME, 16),)), 1e-6)
+    for others in (
+        [],
+        [change[:, 1:]],
+        [change[:, 1:], change.flip(3)[:, :1]],
+        [change.flip(dim)[:, :1] for dim in (1, 2, 3)],
+    ):
+        assert_alike(
+            both(partial(lambda others: (masks._share_below(change[:, :1], masks.SAME, 16, others),), others)), 1e-6
+        )
     edges = both(lambda: masks._rooted_edges(*frames, change))
     assert_alike(edges)
     assert edges[0][0].max() == 1

@@ -546,13 +546,12 @@ class Interpolator:
     def _traced(self, some: Sequence[_Around]) -> list[tuple[Tensor, bool]]:
         """The paths of pairs' points, and whether they say that there is a cut between the two."""
         flows: list[Tensor | None] = []
-        changes: list[Tensor] = []
+        changes: list[list[Tensor]] = []
         beside: tuple[list[Tensor | None], list[Tensor | None]] = ([], [])
         intervals: list[list[float]] = []
         for request, pairs in some:
             gap = request.right.time - request.left.time
             known = pairs[0][2]
-            changed = known.changed
             intervals.append([0.0, 0.0])
             for found in beside:
                 found.append(None)
@@ -560,16 +559,18 @@ class Interpolator:
                 side = 0 if other is request.left else 1
                 beside[side][-1] = neighbour.flow
                 intervals[-1][side] = float((other.time - one.time) / gap)
-                changed = torch.maximum(changed, neighbour.changed)
             flows.append(known.flow)
-            changes.append(changed)
+            changes.append([pair.changed for _, _, pair in pairs])
         flow, times = _joined(flows), torch.tensor(intervals, device=self._device)
         still = None
         if any(map(any, intervals)):
             left = _joined([self._sources[request.left.index].small for request, _ in some])
             right = _joined([self._sources[request.right.index].small for request, _ in some])
-            still = still_pixels(left, right, _joined(changes))
-            if len(some) > 1:
+            several = len(some) > 1
+            still = still_pixels(
+                left, right, *([_joined([reduce(torch.maximum, own) for own in changes])] if several else changes[0])
+            )
+            if several:
                 still *= (times > 0).any(1).view(-1, 1, 1, 1)
         # Of a pair that is not there any flow will do: the interval says so.
         before, after = (

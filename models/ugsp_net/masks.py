@@ -6,7 +6,8 @@ predicts, and the parent mask, into a mask; masks are nested, so a block pruned 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import cycle
 
 import torch
@@ -121,24 +122,25 @@ def unsettled(agree: Tensor, side: int) -> tuple[slice, slice] | None:
     return rows, columns
 
 
-def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
+def still_pixels(frame0: Tensor, frame1: Tensor, *changes: Tensor) -> Tensor:
     """Where text and signs stand still before what moves, which flow found in patches tears apart.
 
     Edges that are at one place in three or four frames stand still; flat parts of what moves may show the same too.
 
-    frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changed: [B, 2, H, W], the largest ``change`` between
-    them and from them to the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
+    frame0, frame1: [B, 3, H, W] in [0, 1], sides multiples of 16; changes: [B, 2, H, W] each, ``change`` between them
+    and from them to the frames before and after. Returns [B, 1, H / 2, W / 2] fp32, 0 or 1.
     """
-    batch, _, height, width = changed.shape
-    overlaid = mean_around(_share_below(changed[:, :1], SAME, 16), 5) < OVERLAID
-    still = changed.new_zeros((batch, 1, height // 2, width // 2))
+    batch, _, height, width = frame0.shape
+    first, *others = (one[:, :1] for one in changes)
+    overlaid = mean_around(_share_below(first, SAME, 16, others), 5) < OVERLAID
+    still = first.new_zeros((batch, 1, height // 2, width // 2))
     box = bounds(overlaid.float())
     if box is None:
         return still
     # Two blocks more on each side, as far as what follows reaches.
     rows, columns = (slice(16 * max(0, span.start - 2), 16 * (span.stop + 2)) for span in box)
-    frame0, frame1, changed = (whole[..., rows, columns] for whole in (frame0, frame1, changed))
-    edges, same = _rooted_edges(frame0, frame1, changed)
+    frame0, frame1, *parts = (whole[..., rows, columns] for whole in (frame0, frame1, *changes))
+    edges, same = _rooted_edges(frame0, frame1, reduce(torch.maximum, parts))
     rooted = (mean_around(edges, 3) > EDGES).float()
     near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
     found = torch.maximum(largest_around(rooted, 3), near * same)
@@ -147,9 +149,10 @@ def still_pixels(frame0: Tensor, frame1: Tensor, changed: Tensor) -> Tensor:
 
 
 @compiled_by("cpu.masks.share_below", "gpu.masks.share_below")
-def _share_below(changed: Tensor, limit: float, side: int) -> Tensor:
-    """Share of pixels that changed less in every block of side x side, [B, 1, H, W] -> [B, 1, H / side, W / side]."""
-    return over_blocks((changed < limit).float(), side)[0]
+def _share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
+    """Share of pixels that changed less, in any of several, in every block of side x side, [B, 1, H, W] ->
+    [B, 1, H / side, W / side]."""
+    return over_blocks((reduce(torch.maximum, others, changed) < limit).float(), side)[0]
 
 
 @compiled_by("cpu.masks.rooted_edges", "gpu.masks.rooted_edges")

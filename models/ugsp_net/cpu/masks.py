@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -50,12 +52,16 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return mean, most
 
 
-def share_below(changed: Tensor, limit: float, side: int) -> Tensor:
+def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
     """What ``masks._share_below`` returns."""
     batch, _, height, width = changed.shape
     out = changed.new_empty((batch, 1, height // side, width // side))
-    for values, made in zip(plain(changed), out.numpy(), strict=True):
-        _share_below(values[0], np.float32(limit), side, made[0])
+    # Three at once, one of them again where there are fewer: to write down the largest takes ten times as long.
+    some = [changed, *others]
+    some += [changed] * (3 - len(some))
+    three = *some[:2], reduce(torch.maximum, some[3:], some[2])
+    for *values, made in zip(*map(plain, three), out.numpy(), strict=True):
+        _share_below(*(one[0] for one in values), np.float32(limit), side, made[0])
     return out
 
 
@@ -127,15 +133,17 @@ def _over_blocks(values: Any, side: int, mean: Any, most: Any) -> None:
 
 
 @compiled
-def _share_below(values: Any, limit: float, side: int, out: Any) -> None:
-    """values: [H, W]; out: [H / side, W / side]."""
+def _share_below(one: Any, two: Any, three: Any, limit: float, side: int, out: Any) -> None:
+    """one, two, three: [H, W]; out: [H / side, W / side]."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             count = np.float32(0)
             for y in range(side):
-                row = values[side * i + y, side * j : side * (j + 1)]
+                first = one[side * i + y, side * j : side * (j + 1)]
+                second = two[side * i + y, side * j : side * (j + 1)]
+                third = three[side * i + y, side * j : side * (j + 1)]
                 for x in range(side):
-                    count += np.float32(1) if row[x] < limit else np.float32(0)
+                    count += np.float32(1) if max(max(first[x], second[x]), third[x]) < limit else np.float32(0)
             out[i, j] = count / np.float32(side**2)
 
 

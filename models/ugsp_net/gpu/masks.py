@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -51,9 +55,9 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return mean, most
 
 
-def share_below(changed: Tensor, limit: float, side: int) -> Tensor:
+def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
     """What ``masks._share_below`` returns."""
-    changed = in_rows(changed)
+    changed = in_rows(reduce(torch.maximum, others, changed))
     batch, _, height, width = changed.shape
     out = gpu.empty((batch, 1, height // side, width // side), changed)
     span = gpu.power_of_two(side)
