@@ -219,10 +219,9 @@ def test_layers_two_at_a_time_are_the_same(depth: int, share: float, monkeypatch
     mask = (torch.rand(2, 1, 20, 44) < share).float()
     mask[0, :, 3:9], mask[1, :, :, 9:30] = 0, 0
     positions = tiles.ActivePositions(mask, 80, 176, torch.float32)
-    rows = torch.randn(len(positions.needed) + 1, 13)
-    rows[-1] = 0
+    inputs = DenseInputs(torch.randn(2, 13, 80, 176))
     for activation in (None, Activation("leaky", 20)):
-        made = both(partial(lambda activation: (tiles._run_layers(level, rows, positions, activation),), activation))
+        made = both(partial(lambda activation: (tiles._run_layers(level, inputs, positions, activation),), activation))
         assert_alike(made, 1e-4)
         assert made[1][0].shape == (len(positions.active) + 2, 20)
 

@@ -192,7 +192,7 @@ def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, he
     pictures = mask.shape[0]
     whole = level.bias().to(inputs.dtype).flatten().repeat(pictures * height * width, 1)  # [B * H * W, outputs]
     if positions.count:
-        values = _run_layers(level, inputs.rows(positions.needed), positions)
+        values = _run_layers(level, inputs, positions)
         positions.put(values[: positions.zero], whole)
     return whole.view(pictures, height, width, level.outputs).permute(0, 3, 1, 2)
 
@@ -209,7 +209,7 @@ def run_last_tiles(
     constant = ConstantOutput(level, synthesis, mask.shape[0], height, width)
     if not positions.count:
         return constant
-    table = _run_layers(level, inputs.rows(positions.needed), positions, synthesis.activation)
+    table = _run_layers(level, inputs, positions, synthesis.activation)
     return _SparseOutput(constant, positions, table, synthesis)
 
 
@@ -337,29 +337,36 @@ class _SparseOutput:
         return whole, bands, numbers, table, kernel, -self._table[-1:].float() @ kernel
 
 
-def _run_layers(level: Level, rows: Tensor, positions: ActivePositions, activation: Activation | None = None) -> Tensor:
+def _run_layers(
+    level: Level, inputs: SparseInputs | DenseInputs, positions: ActivePositions, activation: Activation | None = None
+) -> Tensor:
     """The level's output in a compact buffer, then a row of zeros and one of the bias, [A + 2, outputs]; with an
-    activation, what that makes of all this.
-
-    rows: those that are needed, and one of zeros, [U + 1, inputs].
-    """
-    in_tiles = positions.tile > 1
-    columns = -level.outputs % winograd.COLUMNS if in_tiles else 0
-    bias = F.pad(level.bias().to(rows.dtype).flatten(), (0, columns))
-    layers = level.layers
-    weights = [F.pad(level.projection(layer, rows.dtype).flatten(1).T, (0, columns)) for layer in range(len(layers))]
+    activation, what that makes of all this."""
     leaky = activation is None or activation.slope is None
-    if in_tiles and leaky and all(conv.kept(winograd.Winograd).projects(made) for conv, made in layers):
-        projected = rows.new_empty(positions.zero + 2, len(bias))
-        slope = 1.0 if activation is None else LEAKY_SLOPE
-        _run_in_twos(level, rows, positions, projected[: positions.zero], weights, bias[None], slope)
-        projected[positions.zero], projected[positions.zero + 1] = 0, torch.where(bias < 0, slope * bias, bias)
-        return projected[:, : level.outputs]
+    kept = ((conv.kept(winograd.Winograd), made) for conv, made in level.layers)
+    in_twos = positions.tile > 1 and leaky and all(conv.projects(made) for conv, made in kept)
+    run = _run_in_twos if in_twos else _run_in_turn
+    # The inputs are held by what reads them alone, which lets go of them after the first layer.
+    return run(level, inputs.rows(positions.needed), positions, activation)
+
+
+def _projections(level: Level, dtype: torch.dtype, columns: int) -> tuple[Tensor, list[Tensor]]:
+    """The projection's bias [P] and each layer's part of it, [K, P], with so many columns of zeros."""
+    bias = F.pad(level.bias().to(dtype).flatten(), (0, columns))
+    return bias, [
+        F.pad(level.projection(layer, dtype).flatten(1).T, (0, columns)) for layer in range(len(level.layers))
+    ]
+
+
+def _run_in_turn(level: Level, rows: Tensor, positions: ActivePositions, activation: Activation | None) -> Tensor:
+    """``_run_layers``, one layer after the other. rows: those that are needed, and one of zeros, [U + 1, inputs]."""
+    in_tiles = positions.tile > 1
+    bias, weights = _projections(level, rows.dtype, 0)
     projected = bias.repeat(positions.zero + 2, 1)
     projected[positions.zero] = 0
     numbers = positions.source
     several = GROUP * positions.at_once
-    for (conv, made_of_it), weight in zip(layers, weights, strict=True):
+    for (conv, made_of_it), weight in zip(level.layers, weights, strict=True):
         compact = rows.new_empty(positions.zero + 1, level.width)
         compact[-1] = 0
         make = _by_tiles(conv, made_of_it) if in_tiles else _one_by_one(conv, made_of_it, rows.dtype)
@@ -373,34 +380,30 @@ def _run_layers(level: Level, rows: Tensor, positions: ActivePositions, activati
                 made = _of_tiles(some, positions.tile)
                 projected[made].addmm_(compact[made], weight)
         rows, numbers = compact, positions.around
-    output = projected[:, : level.outputs]
-    return output if activation is None else activation(output)
+    return projected if activation is None else activation(projected)
 
 
-def _run_in_twos(
-    level: Level,
-    rows: Tensor,
-    positions: ActivePositions,
-    projected: Tensor,
-    weights: list[Tensor],
-    bias: Tensor,
-    slope: float,
-) -> None:
-    """What ``_run_layers`` makes of the active positions, [A, P], by compiled code: two layers at a time, the first one
-    alone where their number is odd. So what lies between two need not leave the cache: the last level's layers took a
-    sixth less time, and more than two at once no less. weights: [K, P] each; bias: [1, P]; slope: of the leaky ReLU in
-    the end, 1 for none."""
+def _run_in_twos(level: Level, rows: Tensor, positions: ActivePositions, activation: Activation | None) -> Tensor:
+    """The same by compiled code: two layers at a time, the first one alone where their number is odd. So what lies
+    between two need not leave the cache: the last level's layers took a sixth less time, and more than two at once no
+    less."""
+    bias, weights = _projections(level, rows.dtype, -level.outputs % winograd.COLUMNS)
+    slope = 1.0 if activation is None else LEAKY_SLOPE
+    projected = rows.new_empty(positions.zero + 2, len(bias))
+    projected[positions.zero], projected[positions.zero + 1] = 0, torch.where(bias < 0, slope * bias, bias)
     convs = [conv.kept(winograd.Winograd) for conv, _ in level.layers]
+    made, begun = projected[: positions.zero], bias[None]
     numbers, start = positions.source, 0
     while start < len(convs):
         stop = start + 2 - (len(convs) - start) % 2
         last = stop == len(convs)
         # Of the last two layers nobody reads the second.
         compact = rows.new_empty(0 if last and stop - start == 2 else positions.zero + 1, level.width)
-        some, how = slice(start, stop), (bias if start == 0 else bias[:0], slope if last else 1.0)
-        winograd.project(convs[some], rows, numbers, positions.around, compact[:-1], projected, weights[some], *how)
+        some, how = slice(start, stop), (begun if start == 0 else begun[:0], slope if last else 1.0)
+        winograd.project(convs[some], rows, numbers, positions.around, compact[:-1], made, weights[some], *how)
         compact[-1:] = 0
         rows, numbers, start = compact, positions.around, stop
+    return projected[:, : level.outputs]
 
 
 def _one_by_one(conv: Conv, activation: Activation, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], None]:
