@@ -28,6 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes one program after the other, so they are few."""
     if INTERPRETED:
         monkeypatch.setattr(gpu_search, "AT_ONCE", 4096)
+        monkeypatch.setattr(gpu_search, "PATCHES", 128)
         monkeypatch.setattr(search, "LOST_LEAST", 6)
         monkeypatch.setattr(search, "FAR", 3)
         monkeypatch.setattr(search, "COLOUR_STEPS", ((3, 2.0), (1, 0.5)))

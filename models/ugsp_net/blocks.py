@@ -35,9 +35,9 @@ class Conv(nn.Conv2d):
             fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sides, 1, *_LEAKY)
             return fused
         if activation is not None and activation.slope is None and bias is not None and by_kernels(x):
-            from ugsp_net.gpu.activation import add_and_activate  # it imports triton
+            from ugsp_net.gpu.convolution import convolve_and_activate  # it imports triton
 
-            return add_and_activate(F.conv2d(x, weight, None, self.stride, self.padding), bias, LEAKY_SLOPE)
+            return convolve_and_activate(self, x, LEAKY_SLOPE)
         made = F.conv2d(x, weight, bias, self.stride, self.padding)
         return made if activation is None else activation(made)
 
@@ -121,7 +121,7 @@ def _by_onednn(x: Tensor) -> bool:
 
 
 def by_kernels(x: Tensor) -> bool:
-    """Whether a kernel adds the bias and activates: after cuDNN's convolutions these are two passes by themselves."""
+    """Whether kernels convolve, or add the bias and activate: after cuDNN's these are two passes by themselves."""
     return x.device.type == "cuda" and not torch.is_grad_enabled() and gpu.available(x.device)
 
 

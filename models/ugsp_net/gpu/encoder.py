@@ -14,6 +14,8 @@ from torch import Tensor
 from ugsp_net import gpu
 from ugsp_net.blocks import LEAKY_SLOPE, Conv
 from ugsp_net.gpu.pictures import in_rows
+from ugsp_net.sparse.triton_kernels import INTERPRETED
+from ugsp_net.sparse.triton_level import precision
 
 POSITIONS = 128
 """That a program makes."""
@@ -44,15 +46,91 @@ def first_features(conv: Conv, frame: Tensor, scale: float, offset: float, dtype
             LEAKY_SLOPE,
             COLOURS=colours,
             CHANNELS=channels,
-            LANES=gpu.power_of_two(channels),
+            LANES=max(16, gpu.power_of_two(channels)),
+            DEPTH=max(16, gpu.power_of_two(9 * colours)),
             POSITIONS=POSITIONS,
+            PRECISION=precision(dtype),
+            UPCAST=INTERPRETED,
         )
     return out.permute(0, 3, 1, 2)
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """[C, 3, 3, 3] -> [3, 3, 3, C]: colour, row and column first."""
-    return weight.detach().permute(1, 2, 3, 0).contiguous()
+    """[C, 3, 3, 3] -> [27, C]: colour, row and column first."""
+    return weight.detach().flatten(1).T.contiguous()
+
+
+@triton.jit
+def _gathered(
+    frame: tl.tensor,
+    channel_stride: tl.tensor,
+    row_stride: tl.tensor,
+    y: tl.tensor,
+    x: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    exists: tl.tensor,
+    scale: tl.tensor,
+    offset: tl.tensor,
+    KIND: tl.constexpr,
+    TAPS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    FIRST: tl.constexpr,
+    STEP: tl.constexpr,
+) -> tl.tensor:
+    """Every STEP-th tap of every colour from the FIRST on, of that type: [positions, 2, ..., 2], DEPTH / STEP of each.
+
+    Joined one by one, so that threads beside each other read what lies beside each other: of a tile of taps and
+    positions some versions of Triton let them read taps.
+    """
+    if STEP == DEPTH:
+        if FIRST < TAPS:
+            row = y + (FIRST % 9 // 3 - 1)
+            column = x + (FIRST % 3 - 1)
+            inside = exists & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            plane = frame + (FIRST // 9) * channel_stride.to(tl.int64)
+            value = tl.load(plane + (row * row_stride + column), mask=inside, other=0.0)
+            # What is outside is nothing of the normalised frame. Products are of numbers of the activations' type.
+            made = tl.where(inside, value * scale + offset, 0.0).to(KIND)
+        else:
+            made = tl.zeros_like(x).to(KIND)
+    else:
+        even = _gathered(
+            frame,
+            channel_stride,
+            row_stride,
+            y,
+            x,
+            height,
+            width,
+            exists,
+            scale,
+            offset,
+            KIND,
+            TAPS,
+            DEPTH,
+            FIRST,
+            2 * STEP,
+        )
+        odd = _gathered(
+            frame,
+            channel_stride,
+            row_stride,
+            y,
+            x,
+            height,
+            width,
+            exists,
+            scale,
+            offset,
+            KIND,
+            TAPS,
+            DEPTH,
+            FIRST + STEP,
+            2 * STEP,
+        )
+        made = tl.join(even, odd)
+    return made
 
 
 @triton.jit(
@@ -60,7 +138,7 @@ def _taps(weight: Tensor) -> Tensor:
 )
 def _first_features(
     frame: tl.tensor,  # [B, COLOURS, height, width] fp32, rows of one piece
-    weights: tl.tensor,  # [COLOURS, 3, 3, CHANNELS]
+    weights: tl.tensor,  # [9 * COLOURS, CHANNELS]
     bias: tl.tensor,  # [CHANNELS]
     out: tl.tensor,  # [B, height / 2, width / 2, CHANNELS], out
     height: tl.tensor,
@@ -74,7 +152,10 @@ def _first_features(
     COLOURS: tl.constexpr,
     CHANNELS: tl.constexpr,
     LANES: tl.constexpr,
+    DEPTH: tl.constexpr,
     POSITIONS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
 ) -> None:
     picture = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
@@ -84,19 +165,32 @@ def _first_features(
     y = 2 * (place // columns)
     x = 2 * (place % columns)
     lane = tl.arange(0, LANES)
-    kind = out.dtype.element_ty
-    sums = tl.zeros([POSITIONS, LANES], dtype=tl.float32)
-    for colour in tl.static_range(COLOURS):
-        plane = frame + picture * picture_stride + colour * channel_stride
-        for tap in tl.static_range(9):
-            row = y + (tap // 3 - 1)
-            column = x + (tap % 3 - 1)
-            inside = exists & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            value = tl.load(plane + row * row_stride + column, mask=inside, other=0.0)
-            # What is outside is nothing of the normalised frame. Products are of numbers of the activations' type.
-            value = tl.where(inside, value * scale + offset, 0.0).to(kind).to(tl.float32)
-            weight = tl.load(weights + (colour * 9 + tap) * CHANNELS + lane, mask=lane < CHANNELS, other=0.0)
-            sums += value[:, None] * weight.to(tl.float32)[None, :]
+    kind: tl.constexpr = out.dtype.element_ty
+    k = tl.arange(0, DEPTH)
+    value = _gathered(
+        frame + picture * picture_stride,
+        channel_stride,
+        row_stride,
+        y,
+        x,
+        height,
+        width,
+        exists,
+        scale,
+        offset,
+        kind,
+        9 * COLOURS,
+        DEPTH,
+        0,
+        1,
+    )
+    value = tl.reshape(value, [POSITIONS, DEPTH])
+    known = (k < 9 * COLOURS)[:, None] & (lane < CHANNELS)[None, :]
+    weight = tl.load(weights + k[:, None] * CHANNELS + lane[None, :], mask=known, other=0.0)
+    if UPCAST:
+        value = value.to(tl.float32)
+        weight = weight.to(tl.float32)
+    sums = tl.dot(value, weight, input_precision=PRECISION)
     sums += tl.load(bias + lane, mask=lane < CHANNELS, other=0.0).to(tl.float32)[None, :]
     sums = tl.where(sums >= 0, sums, sums * slope)
     to = out + (picture * count + place)[:, None] * CHANNELS + lane[None, :]

@@ -17,8 +17,17 @@ from torch import Tensor
 
 from ugsp_net import gpu, search
 
+LANES = 4
+"""Threads of a patch in a round: each tries the flow of one patch beside it, with all samples; then each takes a
+quarter of the samples of the step."""
+PATCHES = 32
+"""Patches of a program in a round."""
 AT_ONCE = 512
-"""Samples of all the patches that a program holds."""
+"""Samples of all the patches that a program holds outside of rounds."""
+PAD = search.PATCH + 2
+"""Border values around a padded picture: a patch that lies as far outside, or farther, sees nothing else."""
+PADDED = 1024
+"""Values of each of two padded pictures that a program writes."""
 POINTS = 256
 """Points of the averaged flow that a program makes."""
 
@@ -28,32 +37,33 @@ def search_size(
 ) -> tuple[Tensor, Tensor]:
     """What ``search._search`` returns."""
     frames = _Frames(first, second, search._sampled(level))
+    padded = frames.padded()
+    rounds, sizes = frames.rounds(search._every(level))
     batch, count = first.shape[0], frames.rows * frames.columns
     states = [gpu.empty((batch, 3, count), first) for _ in range(2)]
     with gpu.on(first.device):
         fits = frames.samples * search.NOISE / 4**level
         given = [first.new_empty(1, 2, 1, 1) if one is None else _rows_at_once(one) for one in (flow, coarser)]
-        _begin[frames.grid](
-            *frames.told,
+        _begin[rounds](
+            *padded,
             *given,
             states[0],
             *(stride for one in given for stride in one.stride()[:3]),
             fits,
             REACH=search.REACH if coarser is None else 0,
             BEGUN=flow is not None,
-            **frames.sizes,
+            **sizes,
         )
         if level == 0:  # at smaller sizes, directions that agree early do not find out that they are wrong
-            _try_back[frames.grid](*frames.told, *states, batch, **frames.sizes)
+            _try_back[rounds](*padded, *states, batch, **sizes)
             states.reverse()
         distances = search._distances(level)
         for turn, distance in enumerate(distances):
             if level == 1 and turn == len(distances) - 1:
                 _look_far(frames, states[0])
             side = min(distance, max(1, min(frames.rows, frames.columns) - 1))
-            _try_around[frames.grid](
-                *frames.told, *states, side, search.DAMPING * frames.samples / search.PATCH**2, **frames.sizes
-            )
+            damping = search.DAMPING * frames.samples / search.PATCH**2
+            _try_around[rounds](*padded, *states, side, damping, **sizes)
             states.reverse()
         best = states[0]
         averaged = _averaged(first, second, frames, best)
@@ -121,15 +131,9 @@ class _Frames:
         lanes = gpu.power_of_two(self.samples)
         patches = AT_ONCE // lanes
         self.grid = triton.cdiv(self.rows * self.columns, patches), batch
-        self.told: tuple[Any, ...] = (
-            first.contiguous(),
-            second.contiguous(),
-            _numbers(tuple(positions), first.device),
-            height,
-            width,
-            self.rows,
-            self.columns,
-        )
+        self._pictures = first.contiguous(), second.contiguous()
+        self._shape = height, width, self.rows, self.columns
+        self._positions = tuple(positions)
         self.sizes: dict[str, Any] = {
             "CHANNELS": channels,
             "SAMPLES": self.samples,
@@ -138,6 +142,27 @@ class _Frames:
             "PATCH": search.PATCH,
             "CELL": search.CELL,
         }
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What kernels are told outside of rounds."""
+        return *self._pictures, _numbers(self._positions, self._pictures[0].device), *self._shape
+
+    def padded(self) -> tuple[Any, ...]:
+        """What they are told in rounds: both with their borders repeated, [2, B, h + 2 PAD, w + 2 PAD]."""
+        first, second = self._pictures
+        batch, _, height, width = first.shape
+        out = gpu.empty((2, batch, height + 2 * PAD, width + 2 * PAD), first)
+        pixels = out[0, 0].numel()
+        with gpu.on(first.device):
+            _pad[(triton.cdiv(pixels, PADDED), batch)](first, second, out, height, width, PAD=PAD, BLOCK=PADDED)
+        return out, *self._shape
+
+    def rounds(self, every: int) -> tuple[tuple[int, int], dict[str, Any]]:
+        """Programs of a round that looks with one in so many rows of a patch, and its constants."""
+        grid = triton.cdiv(self.rows * self.columns, PATCHES), self.grid[1]
+        sizes = {name: self.sizes[name] for name in ("SAMPLES", "PATCH", "CELL")}
+        return grid, sizes | {"EVERY": every, "LANES": LANES, "PATCHES": PATCHES, "PAD": PAD}
 
 
 def _around(frames: _Frames, reach: int) -> dict[str, Any]:
@@ -156,6 +181,10 @@ def _rows_at_once(values: Tensor) -> Tensor:
 def _numbers(values: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.int32, device=device)
+
+
+FARTHEST = tl.constexpr(float(1 << 20))
+"""Positions: flow that is longer, or no number, is read as that."""
 
 
 @triton.jit
@@ -285,11 +314,266 @@ def _keep(
     tl.store(state + 2 * count + patch, cost, mask=exists)
 
 
+@triton.jit(do_not_specialize=["height", "width"])
+def _pad(
+    first: tl.tensor,  # [B, h, w] fp32
+    second: tl.tensor,  # [B, h, w] fp32
+    out: tl.tensor,  # [2, B, h + 2 PAD, w + 2 PAD] fp32, out
+    height: tl.tensor,
+    width: tl.tensor,
+    PAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Two pictures with their borders repeated."""
+    picture = tl.program_id(1).to(tl.int64)
+    pitch = width + 2 * PAD
+    pixels = pitch * (height + 2 * PAD)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = pixel < pixels
+    source = picture * (height * width) + _edge(pixel // pitch - PAD, height) * width
+    source += _edge(pixel % pitch - PAD, width)
+    target = out + picture * pixels + pixel
+    tl.store(target, tl.load(first + source, mask=exists, other=0.0), mask=exists)
+    tl.store(
+        target + tl.num_programs(1).to(tl.int64) * pixels, tl.load(second + source, mask=exists, other=0.0), mask=exists
+    )
+
+
+@triton.jit
+def _edge(position: tl.tensor, count: tl.tensor) -> tl.tensor:
+    """A position (int32), or the nearest of so many."""
+    return tl.minimum(tl.maximum(position, 0), count - 1)
+
+
+@triton.jit
+def _pictures(padded: tl.tensor, height: tl.tensor, width: tl.tensor, PAD: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """Where the pictures of a program begin behind their borders, the first one and the second one; positions from one
+    row to the next."""
+    pitch = width + 2 * PAD
+    size = pitch.to(tl.int64) * (height + 2 * PAD)
+    first = padded + tl.program_id(1) * size + PAD * pitch + PAD
+    return first, first + tl.num_programs(1) * size, pitch
+
+
+@triton.jit
+def _patches(
+    rows: tl.tensor, columns: tl.tensor, PATCHES: tl.constexpr, PATCH: tl.constexpr, CELL: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """The patches of a program in a round, those beyond the last one being the last one again; whether there are such;
+    where they begin, down and across, int32: [PATCHES] each."""
+    patch = tl.program_id(0) * PATCHES + tl.arange(0, PATCHES)
+    exists = patch < rows * columns
+    patch = tl.minimum(patch, rows * columns - 1)
+    margin: tl.constexpr = (PATCH - CELL) // 2
+    return patch, exists, (patch // columns) * CELL - margin, (patch % columns) * CELL - margin
+
+
+@triton.jit
+def _led(begin: tl.tensor, flow: tl.tensor, count: tl.tensor, PATCH: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Where patches begin, int32, that are moved by a flow along one side, and how much of the next position they see;
+    such that see nothing but the border, no farther away than that."""
+    flow = tl.where(flow > -FARTHEST, flow, -FARTHEST)
+    flow = tl.minimum(flow, FARTHEST)
+    whole = tl.floor(flow)
+    return tl.minimum(tl.maximum(begin + whole.to(tl.int32), -PATCH - 1), count), flow - whole
+
+
+@triton.jit
+def _between(place: tl.tensor, pitch: tl.tensor, lower: tl.tensor) -> tl.tensor:
+    """A plane at positions that are pointed to, or between them and those below."""
+    above = tl.load(place)
+    return above + lower * (tl.load(place + pitch) - above)
+
+
+@triton.jit
+def _row_misfit(
+    own: tl.tensor, there: tl.tensor, pitch: tl.tensor, right: tl.tensor, lower: tl.tensor, PATCH: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """What differs in a row of patches, which begin in one place and are looked for in another one: its sum, and that
+    of its squares. All of one shape.
+
+    All samples of a row lie equally far between the same positions, each of which is read once.
+    """
+    left = _between(there, pitch, lower)
+    total = tl.zeros_like(left)
+    squares = tl.zeros_like(left)
+    for column in tl.static_range(PATCH):
+        beside = _between(there + (column + 1), pitch, lower)
+        residual = left + right * (beside - left) - tl.load(own + column)
+        total += residual
+        squares += residual * residual
+        left = beside
+    return total, squares
+
+
+@triton.jit
+def _cost_of(total: tl.tensor, squares: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
+    """Squared difference less that of the means, from sums over samples."""
+    return tl.maximum(squares - total * total * (1.0 / SAMPLES), 0.0)
+
+
+@triton.jit
+def _costs(
+    first: tl.tensor,
+    second: tl.tensor,
+    pitch: tl.tensor,
+    top: tl.tensor,
+    left: tl.tensor,
+    across: tl.tensor,
+    down: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    SAMPLES: tl.constexpr,
+    PATCH: tl.constexpr,
+    EVERY: tl.constexpr,
+) -> tl.tensor:
+    """What patches cost that move by flows, by a thread for each flow: [PATCHES, LANES]."""
+    x, right = _led(left[:, None], across, width, PATCH)
+    y, lower = _led(top[:, None], down, height, PATCH)
+    begin = (EVERY // 2) * pitch
+    own = first + (top[:, None] * pitch + left[:, None] + begin)
+    there = second + (y * pitch + x + begin)
+    total = tl.zeros_like(across)
+    squares = tl.zeros_like(across)
+    for _ in range(SAMPLES // PATCH):
+        added, more = _row_misfit(own, there, pitch, right, lower, PATCH)
+        total += added
+        squares += more
+        own += EVERY * pitch
+        there += EVERY * pitch
+    return _cost_of(total, squares, SAMPLES)
+
+
+@triton.jit
+def _cost_by_rows(
+    first: tl.tensor,
+    second: tl.tensor,
+    pitch: tl.tensor,
+    top: tl.tensor,
+    left: tl.tensor,
+    across: tl.tensor,
+    down: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    SAMPLES: tl.constexpr,
+    PATCH: tl.constexpr,
+    EVERY: tl.constexpr,
+    LANES: tl.constexpr,
+) -> tl.tensor:
+    """What patches cost that move by a flow, by several threads for each: [PATCHES]."""
+    count: tl.constexpr = SAMPLES // PATCH
+    number = tl.arange(0, LANES)[None, :]
+    x, right = _led(left[:, None], across[:, None], width, PATCH)
+    y, lower = _led(top[:, None], down[:, None], height, PATCH)
+    begin = (number * EVERY + EVERY // 2) * pitch
+    own = first + (top[:, None] * pitch + left[:, None] + begin)
+    there = second + (y * pitch + x + begin)
+    total = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
+    squares = total
+    for turn in range((count + LANES - 1) // LANES):
+        added, more = _row_misfit(own, there, pitch, right, lower, PATCH)
+        if count % LANES:
+            exists = turn * LANES + number < count
+            added = tl.where(exists, added, 0.0)
+            more = tl.where(exists, more, 0.0)
+        total += added
+        squares += more
+        own += LANES * EVERY * pitch
+        there += LANES * EVERY * pitch
+    return _cost_of(tl.sum(total, axis=1), tl.sum(squares, axis=1), SAMPLES)
+
+
+@triton.jit
+def _best_lane(
+    tried: tl.tensor, tried_x: tl.tensor, tried_y: tl.tensor, cost: tl.tensor, across: tl.tensor, down: tl.tensor
+) -> tuple[tl.tensor, ...]:
+    """As ``_better``, of several flows for each patch, [PATCHES, LANES], the first of those that cost least."""
+    best = tl.argmin(tried, axis=1)
+    chosen = tl.arange(0, tried.shape[1])[None, :] == best[:, None]
+    best_x = tl.sum(tl.where(chosen, tried_x, 0.0), axis=1)
+    best_y = tl.sum(tl.where(chosen, tried_y, 0.0), axis=1)
+    across, down, cost = _better(tl.min(tried, axis=1), best_x, best_y, cost, across, down)
+    return across, down, cost
+
+
+@triton.jit
+def _step(
+    first: tl.tensor,
+    second: tl.tensor,
+    pitch: tl.tensor,
+    top: tl.tensor,
+    left: tl.tensor,
+    across: tl.tensor,
+    down: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    damping: tl.tensor,
+    SAMPLES: tl.constexpr,
+    PATCH: tl.constexpr,
+    EVERY: tl.constexpr,
+    LANES: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """The flow (x, y) after a Gauss-Newton step, [PATCHES] each."""
+    count: tl.constexpr = SAMPLES // PATCH
+    x, right = _led(left[:, None], across[:, None], width, PATCH)
+    y, lower = _led(top[:, None], down[:, None], height, PATCH)
+    nothing = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
+    rest = nothing
+    sum_x = nothing
+    sum_y = nothing
+    xx = nothing
+    yy = nothing
+    xy = nothing
+    along_x = nothing
+    along_y = nothing
+    for turn in range((count + LANES - 1) // LANES):
+        number = turn * LANES + tl.arange(0, LANES)[None, :]
+        exists = number < count
+        row = top[:, None] + (number * EVERY + EVERY // 2)
+        known = exists & (row >= 0) & (row < height)
+        own = first + (row * pitch + left[:, None])
+        there = second + ((y + (number * EVERY + EVERY // 2)) * pitch + x)
+        found = _between(there, pitch, lower)
+        before = tl.load(own - 1)
+        here = tl.load(own)
+        for column in tl.static_range(PATCH):
+            beside = _between(there + (column + 1), pitch, lower)
+            after = tl.load(own + (column + 1))
+            residual = found + right * (beside - found) - here
+            # Outside the frame nothing is known of where it slopes.
+            inside = known & (left[:, None] >= -column) & (left[:, None] < width - column)
+            slope_x = tl.where(inside, 0.5 * (after - before), 0.0)
+            slope_y = tl.load(own + pitch + column) - tl.load(own - pitch + column)
+            slope_y = tl.where(inside, 0.5 * slope_y, 0.0)
+            if count % LANES:
+                residual = tl.where(exists, residual, 0.0)
+            rest += residual
+            sum_x += slope_x
+            sum_y += slope_y
+            xx += slope_x * slope_x
+            yy += slope_y * slope_y
+            xy += slope_x * slope_y
+            along_x += slope_x * residual
+            along_y += slope_y * residual
+            found = beside
+            before = here
+            here = after
+    # Slopes less each patch's mean: a change of brightness is no motion.
+    mean_x = tl.sum(sum_x, axis=1) * (1.0 / SAMPLES)
+    mean_y = tl.sum(sum_y, axis=1) * (1.0 / SAMPLES)
+    total = tl.sum(rest, axis=1)
+    a = tl.sum(xx, axis=1) - SAMPLES * mean_x * mean_x + damping
+    b = tl.sum(yy, axis=1) - SAMPLES * mean_y * mean_y + damping
+    c = tl.sum(xy, axis=1) - SAMPLES * mean_x * mean_y
+    to_x = tl.sum(along_x, axis=1) - mean_x * total
+    to_y = tl.sum(along_y, axis=1) - mean_y * total
+    scale = 1.0 / (a * b - c * c)
+    return across - (b * to_x - c * to_y) * scale, down - (a * to_y - c * to_x) * scale
+
+
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "fits"])
 def _begin(
-    first: tl.tensor,  # [B, 1, h, w] fp32
-    second: tl.tensor,  # [B, 1, h, w] fp32
-    inside: tl.tensor,  # [SAMPLES] int32, numbers of the positions of a patch
+    padded: tl.tensor,  # [2, B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,  # of patches
@@ -306,42 +590,46 @@ def _begin(
     fits: tl.tensor,
     REACH: tl.constexpr,  # at the smallest size every displacement within so many positions is tried, else 0
     BEGUN: tl.constexpr,  # whether there is a flow to begin with
-    CHANNELS: tl.constexpr,
     SAMPLES: tl.constexpr,
-    LANES: tl.constexpr,
-    PATCHES: tl.constexpr,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    EVERY: tl.constexpr,  # patches look with one in so many of their rows
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PAD: tl.constexpr,
 ) -> None:
     """Where patches begin, and what they try first."""
-    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
     picture = tl.program_id(1).to(tl.int64)
-    first = _picture(first, height, width, CHANNELS)
-    second = _picture(second, height, width, CHANNELS)
-    template = _whole(first, y, x, height, width, wanted)
+    first, second, pitch = _pictures(padded, height, width, PAD)
     across = tl.zeros([PATCHES], dtype=tl.float32)
     down = tl.zeros([PATCHES], dtype=tl.float32)
     row = patch // columns
     column = patch % columns
     if BEGUN:
         place = flow + picture * flow_batch + row * flow_row + column
-        across = 2.0 * tl.load(place, mask=exists, other=0.0)
-        down = 2.0 * tl.load(place + flow_plane, mask=exists, other=0.0)
-    cost = _cost(_residual(template, second, y, x, across, down, height, width, wanted), SAMPLES)
+        across = 2.0 * tl.load(place)
+        down = 2.0 * tl.load(place + flow_plane)
+    cost = _cost_by_rows(first, second, pitch, top, left, across, down, height, width, SAMPLES, PATCH, EVERY, LANES)
     cost = tl.where(cost > fits, cost, -float("inf"))
-    if tl.max(tl.where(exists, cost, -float("inf")), axis=0) > -float("inf"):
+    if tl.max(cost, axis=0) > -float("inf"):
         if REACH > 0:
             side: tl.constexpr = 2 * REACH + 1
-            for number in range(side * side):
-                tried_x = tl.zeros([PATCHES], dtype=tl.float32) + (number // side - REACH)
-                tried_y = tl.zeros([PATCHES], dtype=tl.float32) + (number % side - REACH)
-                tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
-                across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
+            for turn in range((side * side + LANES - 1) // LANES):
+                number = turn * LANES + tl.arange(0, LANES)[None, :]
+                nothing = tl.zeros_like(across)[:, None]
+                tried_x = nothing + (number // side - REACH).to(tl.float32)
+                tried_y = nothing + (number % side - REACH).to(tl.float32)
+                tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY)
+                tried = tl.where(number < side * side, tried, float("inf"))
+                across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
         else:
             place = coarser + picture * coarser_batch + (row // 2) * coarser_row + column // 2
-            tried_x = 2.0 * tl.load(place, mask=exists, other=0.0)
-            tried_y = 2.0 * tl.load(place + coarser_plane, mask=exists, other=0.0)
-            tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
+            tried_x = 2.0 * tl.load(place)
+            tried_y = 2.0 * tl.load(place + coarser_plane)
+            tried = _cost_by_rows(
+                first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY, LANES
+            )
             across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(state, rows * columns), patch, exists, across, down, cost, rows * columns)
 
@@ -356,9 +644,7 @@ def _nearest(position: tl.tensor, count: tl.tensor) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "pictures"])
 def _try_back(
-    first: tl.tensor,
-    second: tl.tensor,
-    inside: tl.tensor,
+    padded: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -366,40 +652,39 @@ def _try_back(
     before: tl.tensor,  # [B, 3, rows * columns] fp32, as ``_begin`` writes it
     after: tl.tensor,  # the same, out
     pictures: tl.tensor,  # the second half are the others of the first half
-    CHANNELS: tl.constexpr,
     SAMPLES: tl.constexpr,
-    LANES: tl.constexpr,
-    PATCHES: tl.constexpr,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    EVERY: tl.constexpr,
+    LANES: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PAD: tl.constexpr,
 ) -> None:
     """Try the way back from the patch of the other frame that is nearest to where each patch leads."""
-    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
     count = rows * columns
     own = _state_of(before, count)
     picture = tl.program_id(1)
     other = before + ((picture + pictures // 2) % pictures).to(tl.int64) * (3 * count)
-    across = tl.load(own + patch, mask=exists, other=0.0)
-    down = tl.load(own + count + patch, mask=exists, other=0.0)
-    cost = tl.load(own + 2 * count + patch, mask=exists, other=-float("inf"))
+    across = tl.load(own + patch)
+    down = tl.load(own + count + patch)
+    cost = tl.load(own + 2 * count + patch)
     if tl.max(cost, axis=0) > -float("inf"):
-        first = _picture(first, height, width, CHANNELS)
-        second = _picture(second, height, width, CHANNELS)
-        template = _whole(first, y, x, height, width, wanted)
+        first, second, pitch = _pictures(padded, height, width, PAD)
         row = _nearest((patch // columns).to(tl.float32) + down * (1.0 / CELL), rows)
         column = _nearest((patch % columns).to(tl.float32) + across * (1.0 / CELL), columns)
-        tried_x = -tl.load(other + row * columns + column, mask=exists, other=0.0)
-        tried_y = -tl.load(other + count + row * columns + column, mask=exists, other=0.0)
-        tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
+        tried_x = -tl.load(other + row * columns + column)
+        tried_y = -tl.load(other + count + row * columns + column)
+        tried = _cost_by_rows(
+            first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY, LANES
+        )
         across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(after, count), patch, exists, across, down, cost, count)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "side", "damping"])
 def _try_around(
-    first: tl.tensor,
-    second: tl.tensor,
-    inside: tl.tensor,
+    padded: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -408,57 +693,38 @@ def _try_around(
     after: tl.tensor,  # the same, out
     side: tl.tensor,  # patches to those whose flow is tried
     damping: tl.tensor,
-    CHANNELS: tl.constexpr,
     SAMPLES: tl.constexpr,
-    LANES: tl.constexpr,
-    PATCHES: tl.constexpr,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    EVERY: tl.constexpr,
+    LANES: tl.constexpr,  # 4
+    PATCHES: tl.constexpr,
+    PAD: tl.constexpr,
 ) -> None:
     """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
-    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
+    patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
     count = rows * columns
     before = _state_of(before, count)
-    across = tl.load(before + patch, mask=exists, other=0.0)
-    down = tl.load(before + count + patch, mask=exists, other=0.0)
-    cost = tl.load(before + 2 * count + patch, mask=exists, other=-float("inf"))
+    across = tl.load(before + patch)
+    down = tl.load(before + count + patch)
+    cost = tl.load(before + 2 * count + patch)
     if tl.max(cost, axis=0) > -float("inf"):
-        first = _picture(first, height, width, CHANNELS)
-        second = _picture(second, height, width, CHANNELS)
-        template = _whole(first, y, x, height, width, wanted)
-        residual = _residual(template, second, y, x, across, down, height, width, wanted)
-        row = patch // columns
-        column = patch % columns
-        for beside in range(4):  # above, below, left, right
-            there_row = row + tl.where(beside < 2, (2 * beside - 1) * side, 0)
-            there_column = column + tl.where(beside < 2, 0, (2 * beside - 5) * side)
-            there = tl.minimum(tl.maximum(there_row, 0), rows - 1) * columns
-            there += tl.minimum(tl.maximum(there_column, 0), columns - 1)
-            tried_x = tl.load(before + there, mask=exists, other=0.0)
-            tried_y = tl.load(before + count + there, mask=exists, other=0.0)
-            found = _residual(template, second, y, x, tried_x, tried_y, height, width, wanted)
-            tried = _cost(found, SAMPLES)
-            residual = tl.where((tried < cost)[:, None], found, residual)
-            across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
-        # Outside the frame nothing is known of where it slopes.
-        slopes = wanted & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        slope_x = _whole(first, y, x + 1, height, width, slopes) - _whole(first, y, x - 1, height, width, slopes)
-        slope_y = _whole(first, y + 1, x, height, width, slopes) - _whole(first, y - 1, x, height, width, slopes)
-        slope_x = 0.5 * slope_x
-        slope_y = 0.5 * slope_y
-        # Less each patch's mean: a change of brightness is no motion.
-        slope_x = tl.where(wanted, slope_x - (tl.sum(slope_x, axis=1) * (1.0 / SAMPLES))[:, None], 0.0)
-        slope_y = tl.where(wanted, slope_y - (tl.sum(slope_y, axis=1) * (1.0 / SAMPLES))[:, None], 0.0)
-        xx = tl.sum(slope_x * slope_x, axis=1) + damping
-        yy = tl.sum(slope_y * slope_y, axis=1) + damping
-        xy = tl.sum(slope_x * slope_y, axis=1)
-        along_x = tl.sum(slope_x * residual, axis=1)
-        along_y = tl.sum(slope_y * residual, axis=1)
-        scale = 1.0 / (xx * yy - xy * xy)
-        tried_x = across - (yy * along_x - xy * along_y) * scale
-        tried_y = down - (xx * along_y - xy * along_x) * scale
-        tried = _cost(_residual(template, second, y, x, tried_x, tried_y, height, width, wanted), SAMPLES)
-        across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
+        first, second, pitch = _pictures(padded, height, width, PAD)
+        beside = tl.arange(0, LANES)[None, :]  # above, below, left, right
+        row = (patch // columns)[:, None] + tl.where(beside < 2, (2 * beside - 1) * side, 0)
+        column = (patch % columns)[:, None] + tl.where(beside < 2, 0, (2 * beside - 5) * side)
+        there = _edge(row, rows) * columns + _edge(column, columns)
+        tried_x = tl.load(before + there)
+        tried_y = tl.load(before + count + there)
+        tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY)
+        across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
+        stepped_x, stepped_y = _step(
+            first, second, pitch, top, left, across, down, height, width, damping, SAMPLES, PATCH, EVERY, LANES
+        )
+        cost_there = _cost_by_rows(
+            first, second, pitch, top, left, stepped_x, stepped_y, height, width, SAMPLES, PATCH, EVERY, LANES
+        )
+        across, down, cost = _better(cost_there, stepped_x, stepped_y, cost, across, down)
     _keep(_state_of(after, count), patch, exists, across, down, cost, count)
 
 

@@ -321,10 +321,15 @@ def pack(level: Level, dtype: torch.dtype) -> Packed:
     for conv, activation in level.layers:
         if conv.bias is not None:
             raise ValueError("the triton backend runs pruned levels, whose convolutions have no bias")
-        outputs, inputs = conv.weight.shape[:2]
-        taps = conv.weight.to(dtype).permute(2, 3, 1, 0).reshape(9, inputs, outputs)
-        layers.append(_weights(taps, taps.new_zeros(outputs), activation))
+        taps = _taps(conv.weight.to(dtype))
+        layers.append(_weights(taps, taps.new_zeros(taps.shape[2]), activation))
     return Packed(level.width, tuple(layers), _projection(level, None, dtype))
+
+
+@torch.no_grad()
+def pack_taps(weight: Tensor) -> Tensor:
+    """The same of one convolution's weight, [outputs, inputs, 3, 3]: ``Weights.matrix``."""
+    return _pad_weights(_taps(weight))
 
 
 @torch.no_grad()
@@ -333,6 +338,12 @@ def pack_last(level: Level, synthesis: Synthesis, dtype: torch.dtype) -> PackedL
     kernel, bias = synthesis.enlarge.as_3x3(dtype)  # [outputs, 9 * channels]
     taps = kernel.unflatten(1, (9, -1)).permute(1, 2, 0)
     return PackedLast(_projection(level, synthesis.activation, dtype), _weights(taps, bias, None))
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """[outputs, inputs, 3, 3] -> [9, inputs, outputs]."""
+    outputs, inputs = weight.shape[:2]
+    return weight.permute(2, 3, 1, 0).reshape(9, inputs, outputs)
 
 
 def _projection(level: Level, activation: Activation | None, dtype: torch.dtype) -> Weights:
