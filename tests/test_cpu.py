@@ -259,7 +259,7 @@ def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool) -> None
     def render(frame0: Tensor, frame1: Tensor) -> list[Tensor]:
         picture = torch.zeros(2, 3, 96, 96)
         part = picture[..., 16:80, 16:]
-        put(part, frame0, frame1, flow, out, t, pace, *last, None if everywhere else moving)
+        put(part, frame0, frame1, flow, out, t, pace, *last, None if everywhere else moving, found)
         return [picture]
 
     for frames in ((frame0, frame1), (frame0.contiguous(), frame1.contiguous())):

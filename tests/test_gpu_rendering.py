@@ -50,10 +50,12 @@ class Scene:
     prior: Tensor | None
     still: Tensor | None
 
-    def put(self, put_rendered: Callable[..., None], picture: Tensor, moving: Tensor | None) -> Tensor:
+    def put(
+        self, put_rendered: Callable[..., None], picture: Tensor, moving: Tensor | None, fill: bool = False
+    ) -> Tensor:
         with torch.inference_mode():
             how = self.t, self.pace, self.prior, self.still
-            put_rendered(picture, self.frame0, self.frame1, self.flow, self.out, *how, moving)
+            put_rendered(picture, self.frame0, self.frame1, self.flow, self.out, *how, moving, fill)
         return picture
 
 
@@ -106,21 +108,23 @@ def ragged(batch: int, rows: int, columns: int) -> Tensor:
     return moving.to(DEVICE)
 
 
-def check(given: Scene, moving: Tensor | None = None, within: float = 1e-4) -> None:
-    """Put into a part of a larger picture: the same where something moves, and elsewhere exactly what was there."""
+def check(given: Scene, moving: Tensor | None = None, within: float = 1e-4, fill: bool = False) -> None:
+    """Put into a part of a larger picture: the same where something moves, and elsewhere exactly what was there, but
+    where both frames are to be blended."""
     from ugsp_net.gpu import rendering as gpu_rendering
 
     batch, _, height, width = given.frame0.shape
     before = torch.rand(batch, 4, height + 5, width + 7).to(DEVICE)
     made, expected = before.clone(), before.clone()
     parts = [whole[:, 1:, 2:-3, 3:-4] for whole in (made, expected)]
-    given.put(gpu_rendering.put_rendered, parts[0], moving)
+    given.put(gpu_rendering.put_rendered, parts[0], moving, fill)
     with only_torch():
-        given.put(rendering.put_rendered, parts[1], moving)
+        given.put(rendering.put_rendered, parts[1], moving, fill)
     assert expected.isfinite().all()
     torch.testing.assert_close(made, expected, rtol=within, atol=within)
     outside = torch.ones_like(before, dtype=torch.bool)
-    outside[:, 1:, 2:-3, 3:-4] = False if moving is None else enlarge(moving, width // moving.shape[-1]) == 0
+    rest = False if moving is None or fill else enlarge(moving, width // moving.shape[-1]) == 0
+    outside[:, 1:, 2:-3, 3:-4] = rest
     assert torch.equal(made[outside], before[outside])
 
 
@@ -129,6 +133,16 @@ def check(given: Scene, moving: Tensor | None = None, within: float = 1e-4) -> N
 @pytest.mark.parametrize("side", [8, 16, None])
 def test_equals_torch(kind: str, side: int | None) -> None:
     check(scene(kind), None if side is None else ragged(2, 32 // side, 48 // side))
+
+
+@kernels
+@pytest.mark.parametrize("kind", ["all squares", "constant"])
+def test_what_stands_still_is_blended_where_that_is_asked_for(kind: str) -> None:
+    check(scene(kind), ragged(2, 4, 6), fill=True)
+    check(scene(kind), None, fill=True)
+    given = scene(kind)
+    given.frame0 = given.frame0.to(memory_format=torch.channels_last)
+    check(given, torch.zeros(2, 1, 2, 3, device=DEVICE), fill=True)
 
 
 @kernels

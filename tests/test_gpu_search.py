@@ -84,6 +84,25 @@ def test_every_step_for_colours_is_the_same() -> None:
 
 
 @kernels
+@pytest.mark.parametrize(("height", "width"), [(44, 60), (41, 58)])
+def test_what_colours_mend_is_the_same(height: int, width: int) -> None:
+    """Where sides are not whole cells, too."""
+    pictures = 255 * torch.stack([texture(44, 60, seed)[0] for seed in (0, 1)])[..., :height, :width].contiguous()
+    torch.manual_seed(0)
+    flow, found = 3 * torch.randn(2, 2, height, width), 3 * torch.randn(2, 4, 2)
+    chosen = torch.tensor([[3, 77, 164, 30], [0, 14, 90, 149]])
+    better = torch.tensor([[True, True, True, False], [True] * 4])
+    given = pictures, pictures.flip(0), flow, chosen, found, better
+    with torch.inference_mode(), only_torch():
+        cells, mended = search._of_cells(flow), search._where_better(*given)
+    with torch.inference_mode():
+        cells_there, mended_there = gpu_search.of_cells(moved(flow)), gpu_search.where_better(*map(moved, given))
+    torch.testing.assert_close(cells_there.to(cells.device), cells, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mended_there.to(mended.device), mended)
+    assert 20 < (mended != flow).any(1).sum() < 100
+
+
+@kernels
 def test_flow_that_is_no_number_reads_nothing_outside() -> None:
     first, second = (255 * moved(texture(40, 56, seed)[:, :1].repeat(2, 1, 1, 1)) for seed in (0, 1))
     begun = torch.full((2, 2, 10, 14), float("nan"), device=DEVICE)

@@ -29,13 +29,17 @@ def put_rendered(
     prior: Tensor | None,
     still: Tensor | None,
     moving: Tensor | None,
+    fill: bool = False,
 ) -> None:
     """Write the frame that ``rendered`` makes into a picture [B, 3, H, W], where something moves.
 
     moving: 0 where nothing is to be written, 1 elsewhere, [B, 1, rows, columns] for blocks whose sides are multiples
-    of 8, or None to write all of it; the others as in ``rendered``.
+    of 8, or None to write all of it; fill: whether both frames blended as they are are written elsewhere; the others as
+    in ``rendered``.
     """
     height, width = frame0.shape[-2:]
+    if fill:
+        picture.copy_(frame0.lerp(frame1, t.view(-1, 1, 1, 1)))
     how = t, pace, prior, still
     if moving is None:
         whole = out.part(slice(0, height), slice(0, width))

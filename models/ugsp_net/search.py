@@ -415,10 +415,9 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     second half are the others.
     """
     _, _, height, width = flow.shape
-    grid = rows, columns = -(-height // CELL), -(-width // CELL)
+    grid = -(-height // CELL), -(-width // CELL)
     others = torch.cat(pictures.chunk(2)[::-1])
-    filled = F.pad(flow, (0, columns * CELL - width, 0, rows * CELL - height), mode="replicate")
-    begun = halve(halve(filled)).flatten(2).transpose(1, 2)  # [B, N, 2]
+    begun = _of_cells(flow)
     coloured, bright = _miscoloured(pictures, others, grid, begun)
     lost = (coloured > COLOURED) & (coloured > PLAIN * bright)
     most = _most_lost(lost)
@@ -428,7 +427,18 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     begun = begun.gather(1, chosen[..., None].expand(-1, -1, 2))
     found, cost, least = _look_for_colours(pictures, others, grid, chosen, begun)
     better = lost.gather(1, chosen) & (least < SEEN * cost)
-    return _where_better(pictures, others, filled, chosen, found, better)[..., :height, :width]
+    return _where_better(pictures, others, flow, chosen, found, better)
+
+
+def _in_cells(flow: Tensor) -> Tensor:
+    """A map [B, C, h, w], its border repeated as far as the last cell reaches."""
+    return F.pad(flow, (0, -flow.shape[-1] % CELL, 0, -flow.shape[-2] % CELL), mode="replicate")
+
+
+@compiled_by("gpu.search.of_cells")
+def _of_cells(flow: Tensor) -> Tensor:
+    """The mean flow of each patch's cell, [B, 2, h, w] -> [B, N, 2]."""
+    return halve(halve(_in_cells(flow))).flatten(2).transpose(1, 2)
 
 
 @compiled_by("cpu.search.miscoloured", "gpu.search.miscoloured")
@@ -455,23 +465,24 @@ def _look_for_colours(
     return found, cost, least
 
 
+@compiled_by("gpu.search.where_better")
 def _where_better(
     pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
 ) -> Tensor:
-    """The flow [B, 2, CELL rows, CELL columns] with what was found for some patches put into the cell in the middle of
-    each: to the points that, with those beside them, fit better by it.
+    """The flow [B, 2, h, w] with what was found for some patches put into the cell in the middle of each: to the points
+    that, with those beside them, fit better by it.
 
     pictures, others: [B, 3, h, w], the frames and those in which they are looked for; chosen: [B, K], the patches;
     found: [B, K, 2], their flow; better: [B, K] bool, whether it is to be put in at all.
     """
     batch, most = chosen.shape
-    columns = flow.shape[-1] // CELL
     height, width = pictures.shape[-2:]
+    columns = -(-width // CELL)
     unit = _unit(pictures)
     inside = torch.cartesian_prod(*2 * [torch.arange(PATCH, device=flow.device)]).flip(1)  # [64, 2] (x, y)
     corner = CELL * torch.stack((chosen % columns, chosen // columns), dim=-1)  # [B, K, 2]
     places = (corner[:, None] + inside[:, None] - _MARGIN) * unit - 1  # [B, 64, K, 2]
-    template, before = _read(pictures, places), _read(flow[..., :height, :width], places).permute(0, 2, 3, 1)
+    template, before = _read(pictures, places), _read(flow, places).permute(0, 2, 3, 1)
     fits = []
     for way in (before, found[:, None]):
         misfit = (_read(others, places + way * unit) - template).square().sum(1)  # [B, 64, K]
@@ -480,10 +491,11 @@ def _where_better(
     takes = better[..., None] & (fits[1] < fits[0])  # [B, K, 16]
     points = corner[:, :, None] + inside.view(PATCH, PATCH, 2)[:CELL, :CELL].reshape(-1, 2)  # [B, K, 16, 2]
     points = (points[..., 1] * columns * CELL + points[..., 0]).flatten(1)[:, None].expand(-1, 2, -1)
-    values = flow.flatten(2)
+    filled = _in_cells(flow)
+    values = filled.flatten(2)
     taken = found.transpose(1, 2).repeat_interleave(CELL**2, dim=2)
     taken = torch.where(takes.flatten(1)[:, None], taken, values.gather(2, points))
-    return values.scatter(2, points, taken).view_as(flow)
+    return values.scatter(2, points, taken).view_as(filled)[..., :height, :width]
 
 
 def _best_of(patches: _Patches, tried: Tensor) -> tuple[Tensor, Tensor, Tensor]:

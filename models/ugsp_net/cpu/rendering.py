@@ -49,9 +49,12 @@ def put_rendered(
     prior: Tensor | None,
     still: Tensor | None,
     moving: Tensor | None,
+    fill: bool = False,
 ) -> None:
     """What ``rendering.put_rendered`` does."""
     height, width = frame0.shape[-2:]
+    if fill:
+        picture.copy_(frame0.lerp(frame1, t.view(-1, 1, 1, 1)))
     moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
     side = block_side(moving, height, width)
     for index in range(len(picture)):

@@ -33,6 +33,7 @@ def put_rendered(
     prior: Tensor | None,
     still: Tensor | None,
     moving: Tensor | None,
+    fill: bool = False,
 ) -> None:
     """What ``rendering.put_rendered`` does, without waiting for the device. Pictures and frames may be any views."""
     batch, _, rows, columns = flow.shape
@@ -62,6 +63,7 @@ def put_rendered(
             *frame0.stride(),
             *frame1.stride(),
             SQUARES=isinstance(out, SquaresOutput),
+            FILL=fill and moving is not None,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             num_warps=4,
@@ -128,6 +130,7 @@ def _put_pixels(
     row_step1: tl.tensor,
     column_step1: tl.tensor,
     SQUARES: tl.constexpr,
+    FILL: tl.constexpr,  # elsewhere both frames are blended as they are
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
@@ -143,11 +146,28 @@ def _put_pixels(
     row = y // 2
     column = x // 2
     wanted = (y < height) & (x < width)
+    picture += number * picture_step
+    frame0 += number * picture_step0
+    frame1 += number * picture_step1
     if moving is not None:
         across = width // moving_side
         moving += number * (height // moving_side) * across
         block = (y // moving_side) * across + x // moving_side
-        wanted = wanted & (tl.load(moving + block, mask=wanted, other=0.0) != 0)
+        moves = tl.load(moving + block, mask=wanted, other=0.0) != 0
+        if FILL:
+            rest = wanted & (moves == 0)
+            if tl.max(rest.to(tl.int32), axis=0) > 0:
+                _blend(
+                    picture + y * row_step + x * column_step,
+                    frame0 + y * row_step0 + x * column_step0,
+                    frame1 + y * row_step1 + x * column_step1,
+                    plane_step,
+                    plane_step0,
+                    plane_step1,
+                    tl.load(t + number),
+                    rest,
+                )
+        wanted = wanted & moves
     if tl.max(wanted.to(tl.int32), axis=0) == 0:
         return
 
@@ -195,9 +215,6 @@ def _put_pixels(
         logit += _enlarged(prior + number * positions, here, beside, below, diagonal, wanted)
     blend = 1 / (1 + tl.exp(-logit))
 
-    picture += number * picture_step
-    frame0 += number * picture_step0
-    frame1 += number * picture_step1
     left0, right_share0 = _between(x, flow_x0, width)
     top0, lower_share0 = _between(y, flow_y0, height)
     left1, right_share1 = _between(x, flow_x1, width)
@@ -222,6 +239,27 @@ def _put_pixels(
         picture += plane_step
         frame0 += plane_step0
         frame1 += plane_step1
+
+
+@triton.jit
+def _blend(
+    picture: tl.tensor,  # [N]: where each pixel's first colour is, out
+    early: tl.tensor,
+    late: tl.tensor,
+    plane_step: tl.tensor,
+    plane_step0: tl.tensor,
+    plane_step1: tl.tensor,
+    when: tl.tensor,
+    wanted: tl.tensor,
+) -> None:
+    """Pixels of both frames, blended as they are."""
+    for _ in tl.static_range(3):
+        before = tl.load(early, mask=wanted, other=0.0)
+        after = tl.load(late, mask=wanted, other=0.0)
+        tl.store(picture, before + when * (after - before), mask=wanted)
+        picture += plane_step
+        early += plane_step0
+        late += plane_step1
 
 
 @triton.jit

@@ -28,6 +28,8 @@ PAD = search.PATCH + 2
 """Border values around a padded picture: a patch that lies as far outside, or farther, sees nothing else."""
 PADDED = 1024
 """Values of each of two padded pictures that a program writes."""
+CELLS = 256
+"""Patches of a program that averages the flow in their cells."""
 POINTS = 256
 """Points of the averaged flow that a program makes."""
 
@@ -93,6 +95,45 @@ def look_for_colours(
                 *frames.told, chosen.contiguous(), found, cost, least, step, FIRST=turn == 0, **_around(frames, reach)
             )
     return found, cost, least
+
+
+def of_cells(flow: Tensor) -> Tensor:
+    """What ``search._of_cells`` returns."""
+    flow = flow.contiguous()
+    batch, _, height, width = flow.shape
+    rows, columns = -(-height // search.CELL), -(-width // search.CELL)
+    out = gpu.empty((batch, rows * columns, 2), flow)
+    with gpu.on(flow.device):
+        _of_cells[(triton.cdiv(rows * columns, CELLS), batch)](
+            flow, out, height, width, rows, columns, CELL=search.CELL, BLOCK=CELLS
+        )
+    return out
+
+
+def where_better(
+    pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
+) -> Tensor:
+    """What ``search._where_better`` returns."""
+    flow = flow.contiguous()
+    batch, channels, height, width = pictures.shape
+    out = flow.clone()
+    with gpu.on(flow.device):
+        _put_better[(chosen.shape[1], batch)](
+            pictures.contiguous(),
+            others.contiguous(),
+            flow,
+            chosen.contiguous(),
+            found.contiguous(),
+            better.contiguous(),
+            out,
+            height,
+            width,
+            -(-width // search.CELL),
+            CHANNELS=channels,
+            CELL=search.CELL,
+            num_warps=1,
+        )
+    return out
 
 
 def _look_far(frames: _Frames, state: Tensor) -> None:
@@ -949,6 +990,85 @@ def _see_colours(
     b -= dark
     tl.store(coloured + place, tl.sum(r * r + g * g + b * b, axis=1) * (1.0 / (3 * SAMPLES)), mask=exists)
     tl.store(bright + place, tl.sum(dark * dark, axis=1) * (1.0 / SAMPLES), mask=exists)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
+def _of_cells(
+    flow: tl.tensor,  # [B, 2, h, w] fp32
+    out: tl.tensor,  # [B, rows * columns, 2] fp32, out
+    height: tl.tensor,
+    width: tl.tensor,
+    rows: tl.tensor,  # of cells
+    columns: tl.tensor,
+    CELL: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """The mean flow in cells, beyond the last row and column that of the border."""
+    cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = cell < rows * columns
+    source = flow + tl.program_id(1).to(tl.int64) * (2 * height * width)
+    across = tl.zeros([BLOCK], dtype=tl.float32)
+    down = tl.zeros([BLOCK], dtype=tl.float32)
+    for point in tl.static_range(CELL * CELL):
+        y = _edge((cell // columns) * CELL + point // CELL, height)
+        place = source + (y * width + _edge((cell % columns) * CELL + point % CELL, width))
+        across += tl.load(place, mask=exists, other=0.0)
+        down += tl.load(place + height * width, mask=exists, other=0.0)
+    target = out + (tl.program_id(1).to(tl.int64) * (rows * columns) + cell) * 2
+    tl.store(target, across * (1.0 / (CELL * CELL)), mask=exists)
+    tl.store(target + 1, down * (1.0 / (CELL * CELL)), mask=exists)
+
+
+@triton.jit(do_not_specialize=["height", "width", "columns"])
+def _put_better(
+    pictures: tl.tensor,  # [B, CHANNELS, h, w] fp32
+    others: tl.tensor,  # the same
+    flow: tl.tensor,  # [B, 2, h, w] fp32
+    chosen: tl.tensor,  # [B, K] int64, numbers of patches
+    found: tl.tensor,  # [B, K, 2] fp32
+    better: tl.tensor,  # [B, K] bool
+    out: tl.tensor,  # [B, 2, h, w] fp32, changed
+    height: tl.tensor,
+    width: tl.tensor,
+    columns: tl.tensor,  # of cells
+    CHANNELS: tl.constexpr,
+    CELL: tl.constexpr,
+) -> None:
+    """What was found for one patch, at the points of its cell that fit better by it, with the eight beside each."""
+    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    if tl.load(better + place) != 0:
+        number = tl.load(chosen + place).to(tl.int32)
+        found_x = tl.load(found + 2 * place)
+        found_y = tl.load(found + 2 * place + 1)
+        size = height * width
+        picture = tl.program_id(1).to(tl.int64)
+        pictures += picture * (CHANNELS * size)
+        others += picture * (CHANNELS * size)
+        flow += picture * (2 * size)
+        point = tl.arange(0, CELL * CELL)
+        own_y = (number // columns) * CELL + point // CELL
+        own_x = (number % columns) * CELL + point % CELL
+        all_of_them = point >= 0
+        gained = tl.zeros([CELL * CELL], dtype=tl.float32)
+        for beside in range(9):
+            y = own_y + beside // 3 - 1
+            x = own_x + beside % 3 - 1
+            here = _edge(y, height) * width + _edge(x, width)
+            row = y.to(tl.float32)
+            column = x.to(tl.float32)
+            before_x = column + tl.load(flow + here)
+            before_y = row + tl.load(flow + size + here)
+            for channel in tl.static_range(CHANNELS):
+                value = tl.load(pictures + channel * size + here)
+                plane = others + channel * size
+                before = _read(plane, before_y, before_x, height, width, all_of_them) - value
+                after = _read(plane, row + found_y, column + found_x, height, width, all_of_them) - value
+                gained += before * before - after * after
+        takes = (gained > 0) & (own_y < height) & (own_x < width)
+        target = out + picture * (2 * size) + own_y * width + own_x
+        nothing = tl.zeros([CELL * CELL], dtype=tl.float32)
+        tl.store(target, nothing + found_x, mask=takes)
+        tl.store(target + size, nothing + found_y, mask=takes)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
