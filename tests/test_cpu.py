@@ -128,11 +128,11 @@ def test_masks_see_the_same() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 def test_logits_are_the_same(channels: int, side: int, dtype: torch.dtype, tolerance: float) -> None:
     parent = (torch.rand(2, 1, 5, 6) > 0.5).float()
-    weight, bias = torch.randn(1, channels, 3, 3).to(dtype), torch.randn(1).to(dtype)
+    gate = Conv(channels, 1).to(dtype).requires_grad_(False)
     feature = torch.randn(2, 5 * side, 6 * side, channels + 4).to(dtype).permute(0, 3, 1, 2)
     logits: Any = masks.block_logits
     for some in (feature[:, 4:], feature[:, 4:].contiguous()):
-        made = both(partial(lambda some: (logits(some, weight, bias, side, parent),), some))
+        made = both(partial(lambda some: (logits(some, gate, side, parent),), some))
         assert_alike(made, tolerance)
     assert made[0][0].ne(0).float().equal(parent)
 

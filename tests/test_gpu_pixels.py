@@ -13,7 +13,8 @@ from torch import Tensor
 from tests import interpreter
 from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_triton
 from ugsp_cli import colour
-from ugsp_net import gpu, masks, pooling, search
+from ugsp_net import gpu, masks, network, pooling, search
+from ugsp_net.blocks import Conv
 from ugsp_net.compiled import only_torch
 
 BT709 = 0.2126, 0.0722
@@ -122,6 +123,53 @@ def test_rooted_edges(height: int, width: int) -> None:
             assert made.shape == right.shape
             # All is compared with something, so that a last digit may decide.
             assert (made - right).ne(0).float().mean() <= (0 if INTERPRETED else 1e-3)
+
+
+@kernels
+@pytest.mark.parametrize(("channels", "side"), [(16, 4), (20, 2), (32, 1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_logits(channels: int, side: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Of a part of what lies beside each other, whose padding is nothing; and of a feature in planes."""
+    block_logits = kernel("masks.block_logits")
+
+    torch.manual_seed(0)
+    gate = Conv(channels, 1).to(DEVICE, dtype).requires_grad_(False)
+    parent = (torch.rand(2, 1, 5, 7, device=DEVICE) > 0.4).float()
+    feature = torch.randn(2, 5 * side, 7 * side, channels + 4, device=DEVICE).to(dtype).permute(0, 3, 1, 2)[:, 4:]
+    with only_torch(), torch.inference_mode():
+        expected = masks.block_logits(feature.float(), gate.float(), side, parent)
+    gate.to(dtype)
+    for some in (feature, feature.contiguous()):
+        with torch.inference_mode():
+            made = block_logits(some, gate, side, parent)
+        close([made], [expected], tolerance)
+        assert made.ne(0).float().equal(parent)
+    nothing = block_logits(feature * torch.nan, gate, side, torch.zeros_like(parent))
+    assert torch.equal(nothing, torch.zeros_like(parent))
+
+
+@kernels
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 56)])
+def test_flows(height: int, width: int) -> None:
+    """From level to level: smaller, enlarged, and what a level adds, which lies beside each other."""
+    flow = torch.randn(2, 6, height, width, device=DEVICE)
+    with only_torch(), torch.inference_mode():
+        expected = network._smaller_flows(flow[:, :4])
+    close(kernel("flows.smaller_flows")(flow[:, :4]), expected)
+    close(kernel("flows.smaller_flows")(flow.mT.contiguous().mT[:, :4]), expected)
+
+    small, found = torch.randn(2, 2, 4, height // 2, width // 2, device=DEVICE)
+    with only_torch(), torch.inference_mode():
+        enlarged = network._enlarged(flow[:, :4], small, found)
+    close([kernel("flows.enlarged")(flow[:, :4], small, found)], [enlarged])
+    close([kernel("flows.enlarged")(flow[:, :4], small.mT.contiguous().mT, found)], [enlarged])
+
+    for dtype in (torch.float32, torch.bfloat16):
+        added = torch.randn(2, height, width, 12, device=DEVICE).to(dtype).permute(0, 3, 1, 2)[:, :4]
+        for pace in (torch.rand(2, 4, 1, 1, device=DEVICE), torch.ones(1, 1, 1, 1, device=DEVICE)):
+            with only_torch(), torch.inference_mode():
+                bent = network._bent(flow[:, 2:], added, pace)
+            close([kernel("flows.bent")(flow[:, 2:], added, pace)], [bent])
 
 
 @kernels

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ugsp_net.blocks import Conv
 from ugsp_net.compiled import compiled_by
 from ugsp_net.pooling import halve, largest_around, mean_around, over_blocks
 from ugsp_net.search import luma
@@ -40,15 +41,11 @@ def block_side(mask: Tensor, height: int, width: int) -> int:
     return side
 
 
-@compiled_by("cpu.masks.block_logits")
-def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, parent: Tensor) -> Tensor:
-    """What a convolution to one channel makes of a feature, averaged over blocks, where the parent mask is 1; elsewhere
-    it may be anything.
-
-    feature: [B, C, H, W]; weight: [1, C, 3, 3]; bias: [1], all of one type; side: of the blocks; parent: fp32, as is
-    what is returned, [B, 1, H / side, W / side].
-    """
-    return to_grid(F.conv2d(feature, weight, bias, padding=1).float(), 1, side) * parent
+@compiled_by("cpu.masks.block_logits", "gpu.masks.block_logits")
+def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tensor:
+    """What a 3x3 convolution to one channel makes of a feature [B, C, H, W], averaged over blocks of a side, where the
+    parent mask is 1; elsewhere it may be anything. parent: fp32, as is what is returned, [B, 1, H / side, W / side]."""
+    return to_grid(gate(feature).float(), 1, side) * parent
 
 
 AGREE_MEAN, AGREE_MOST = 2.5 / 255, 8 / 255

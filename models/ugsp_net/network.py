@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ugsp_net import cpu, gpu, matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels
+from ugsp_net.compiled import compiled_by
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.gpu.graphs import replayed
 from ugsp_net.masks import (
@@ -120,10 +121,7 @@ class Found:
     @classmethod
     def of(cls, found: Tensor) -> Found:
         """From what ``carry`` returns."""
-        flows = [found[:, :4]]
-        for _ in STRIDES[1:]:
-            flows.append(halve(flows[-1]) / 2)
-        return cls(tuple(flows), found[:, 4:5], found[:, 5:])
+        return cls((found[:, :4], *_smaller_flows(found[:, :4])), found[:, 4:5], found[:, 5:])
 
     def __getitem__(self, some: slice) -> Found:
         """Part of the batch."""
@@ -156,7 +154,28 @@ class LevelState:
         sizes = [flow.shape[-1] for flow in self.found.flows]
         here = sizes.index(self.flow.shape[-1])
         begun = self.found.flows[here - 1]
-        return begun + 2 * upsample(self.flow - self.found.flows[here]) if self.bent else begun
+        return _enlarged(begun, self.flow, self.found.flows[here]) if self.bent else begun
+
+
+@compiled_by("gpu.flows.smaller_flows")
+def _smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Flow [B, 4, H / 2, W / 2] at stride 2 at the strides 4, 8 and 16, in positions of each."""
+    once = halve(flow) / 2
+    twice = halve(once) / 2
+    return once, twice, halve(twice) / 2
+
+
+@compiled_by("gpu.flows.enlarged")
+def _enlarged(begun: Tensor, flow: Tensor, found: Tensor) -> Tensor:
+    """A level's flow, [B, 4, H, W]: what was found there, and what the levels above added to what was found at theirs,
+    [B, 4, H / 2, W / 2] each."""
+    return begun + 2 * upsample(flow - found)
+
+
+@compiled_by("gpu.flows.bent")
+def _bent(flow: Tensor, added: Tensor, pace: Tensor) -> Tensor:
+    """Flow [B, 4, H, W] fp32 and what a level adds, of any float type, at the pace [B or 1, 4, 1, 1]."""
+    return flow + added.float() * pace
 
 
 @dataclass(frozen=True)
@@ -614,7 +633,8 @@ class UGSP(nn.Module):
         when = t.view(-1, 1, 1, 1)
         if not self.config.any_instant:
             return torch.ones_like(when)
-        return torch.cat((2 * when, 2 * when, 2 * (1 - when), 2 * (1 - when)), dim=1)
+        rest = 1 - when
+        return 2 * torch.cat((when, when, rest, rest), dim=1)
 
     def forward(
         self,
@@ -648,10 +668,9 @@ class UGSP(nn.Module):
         gate, stride, grid_stride = self.gates[index], STRIDES[index + 1], self.config.grid_stride(index)
         assert isinstance(gate, Conv)
         in_blocks = feature.device.type == "cpu" and self.dtype in (torch.float32, torch.bfloat16)
-        if parent is not None and grid_stride >= stride and in_blocks and not torch.is_grad_enabled():
-            assert gate.bias is not None
-            feature, weight, bias = (one.to(self.dtype) for one in (feature, gate.weight, gate.bias))
-            return block_logits(feature, weight, bias, grid_stride // stride, parent)
+        in_blocks = (in_blocks and not torch.is_grad_enabled()) or by_kernels(feature)
+        if parent is not None and grid_stride >= stride and in_blocks:
+            return block_logits(feature.to(self.dtype), gate, grid_stride // stride, parent)
         return to_grid(gate(feature.to(self.dtype)).float(), stride, grid_stride)
 
     def _inputs(
@@ -723,7 +742,7 @@ class UGSP(nn.Module):
         the level above."""
         bends = self._bends(index)
         if bends:
-            flow = flow + out[:, :4].float() * self.pace(t)
+            flow = _bent(flow, out[:, :4], self.pace(t))
         return LevelState(flow, out[:, 4:], found, bent or bends)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net import masks
+from ugsp_net.blocks import Conv
 from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, load, plain, same, total
 from ugsp_net.search import _LUMA
 
@@ -30,8 +31,10 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     return out
 
 
-def block_logits(feature: Tensor, weight: Tensor, bias: Tensor, side: int, parent: Tensor) -> Tensor:
+def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tensor:
     """What ``masks.block_logits`` returns, 0 where the parent is 0."""
+    weight, bias = gate.weight.to(feature.dtype), gate.bias
+    assert bias is not None
     if feature.stride(1) != 1 or feature.shape[1] % LANES:
         feature = F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
     taps = F.pad(weight[0].float().permute(1, 2, 0).flatten(0, 1), (0, feature.shape[1] - weight.shape[1]))

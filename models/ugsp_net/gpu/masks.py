@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -11,9 +11,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ugsp_net import gpu, masks
+from ugsp_net.blocks import Conv
 from ugsp_net.gpu.pictures import BLOCK, in_rows, read_colours
 from ugsp_net.search import _LUMA
 
+BLOCK_VALUES = 2048
+"""Values of a feature at one position each of several blocks that a program reads at once."""
 TILE = 8, 32
 """Rows and columns of 2x2 pixels in which a program looks for edges: it reads the rows and columns beside them too."""
 
@@ -29,6 +32,51 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
             frame0, frame1, out, pixels, width, *frame0.stride()[:3], *frame1.stride()[:3], *_LUMA, BLOCK=BLOCK
         )
     return out
+
+
+def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tensor:
+    """What ``masks.block_logits`` returns, 0 where the parent is 0; sums are not rounded to the feature's type."""
+    rows = feature.permute(0, 2, 3, 1)
+    if rows.stride(3) != 1:
+        rows = rows.contiguous()
+    batch, height, width, channels = rows.shape
+    assert gate.bias is not None
+    out = gpu.empty((batch, 1, height // side, width // side), parent)
+    places, lanes = out[0].numel(), gpu.power_of_two(channels)
+    some = max(1, BLOCK_VALUES // lanes)
+    with gpu.on(feature.device):
+        _block_logits[(triton.cdiv(places, some), batch)](
+            rows,
+            gate.kept(_folding(side)),
+            gate.bias,
+            parent.contiguous(),
+            out,
+            places,
+            height,
+            width,
+            *rows.stride()[:3],
+            SIDE=side,
+            CHANNELS=channels,
+            LANES=lanes,
+            SOME=some,
+        )
+    return out
+
+
+@functools.cache
+def _folding(side: int) -> Callable[[Tensor], Tensor]:
+    return functools.partial(_folded, side)
+
+
+@torch.no_grad()
+def _folded(side: int, weight: Tensor) -> Tensor:
+    """The weights by which a position counts in the mean over a block's side x side positions of a convolution
+    [1, C, 3, 3], for those in the block and around it: [(side + 2)^2, C] fp32."""
+    folded = torch.zeros(side + 2, side + 2, weight.shape[1], device=weight.device)
+    for down in range(3):
+        for across in range(3):
+            folded[down : down + side, across : across + side] += weight[0, :, down, across].float()
+    return folded.flatten(0, 1) / side**2
 
 
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +105,7 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
     """What ``masks._share_below`` returns."""
-    changed = in_rows(reduce(torch.maximum, others, changed))
+    changed = in_rows(functools.reduce(torch.maximum, others, changed))
     batch, _, height, width = changed.shape
     out = gpu.empty((batch, 1, height // side, width // side), changed)
     span = gpu.power_of_two(side)
@@ -158,6 +206,53 @@ def _change(
     made = out + picture * 2 * pixels + (y * width + x)
     tl.store(made, tl.maximum(tl.maximum(tl.abs(r), tl.abs(g)), tl.abs(b)), mask=exists)
     tl.store(made + pixels, tl.abs(red * r + green * g + blue * b), mask=exists)
+
+
+@triton.jit(do_not_specialize=["places", "height", "width", "picture_stride", "row_stride"])
+def _block_logits(
+    rows: tl.tensor,  # [B, height, width, CHANNELS], any float type; channels lie one behind the other
+    folded: tl.tensor,  # [(SIDE + 2)^2, CHANNELS] fp32
+    bias: tl.tensor,  # [1], any float type
+    parent: tl.tensor,  # [B, height / SIDE, width / SIDE] fp32
+    out: tl.tensor,  # the same, out
+    places: tl.tensor,  # blocks of a picture
+    height: tl.tensor,
+    width: tl.tensor,
+    picture_stride: tl.tensor,
+    row_stride: tl.tensor,
+    column_stride: tl.tensor,
+    SIDE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    LANES: tl.constexpr,
+    SOME: tl.constexpr,  # blocks of a program
+) -> None:
+    """One sum over a block's positions and those around it, which takes the place of a convolution at each and its
+    mean."""
+    picture = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0) * SOME + tl.arange(0, SOME)
+    exists = place < places
+    wanted = exists & (tl.load(parent + picture * places + place, mask=exists, other=0.0) != 0)
+    lane = tl.arange(0, LANES)
+    total = tl.zeros([SOME, LANES], dtype=tl.float32)
+    if tl.max(wanted.to(tl.int32), axis=0) > 0:
+        columns = width // SIDE
+        top = (place // columns) * SIDE - 1
+        left = (place % columns) * SIDE - 1
+        rows += picture * picture_stride
+        span: tl.constexpr = SIDE + 2
+        for inside in range(span * span):
+            y = top + inside // span
+            x = left + inside % span
+            there = wanted & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            value = tl.load(
+                rows + (y * row_stride + x * column_stride)[:, None] + lane[None, :],
+                mask=there[:, None] & (lane < CHANNELS)[None, :],
+                other=0.0,
+            )
+            weight = tl.load(folded + inside * CHANNELS + lane, mask=lane < CHANNELS, other=0.0)
+            total += value.to(tl.float32) * weight[None, :]
+    logit = tl.sum(total, axis=1) + tl.load(bias).to(tl.float32)
+    tl.store(out + picture * places + place, tl.where(wanted, logit, 0.0), mask=exists)
 
 
 @triton.jit(do_not_specialize=["places", "columns", "channels", "picture_stride", "channel_stride", "row_stride"])
