@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ugsp_net import search
 from ugsp_net.compiled import only_torch
+from ugsp_net.masks import bounds
 from ugsp_net.search import POINT, inverse_search, search_macs
 
 
@@ -225,3 +226,19 @@ def test_work_is_counted_as_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     compared += 2 * 16 * 3 * (13 * 7 + 32 * (1 + 13**2 + 3 * 9)) + 2 * 32 * 64 * (3 + 2 + 3 + 3)
     assert read == compared
     assert search_macs(208, 112) == 6 * read + 2 * stepped
+
+
+def test_there_is_no_flow_beside_what_differs() -> None:
+    """Outside of the rectangle that holds it and some blocks more."""
+    frames = shifted(3, -2, 96, 160)
+    agree = torch.ones(1, 1, 6, 10, dtype=torch.bool)
+    agree[..., 2, 4] = agree[..., 3, 6] = False
+    box = bounds((~agree).float())
+    assert box is not None
+    rows, columns = (slice(4 * (span.start - 1), 4 * (span.stop + 1)) for span in box)
+    whole = inverse_search(*frames)
+    expected = torch.zeros_like(whole)
+    expected[..., rows, columns] = whole[..., rows, columns]
+    torch.testing.assert_close(inverse_search(*frames, agree, 1), expected)
+    assert not inverse_search(*frames, torch.ones_like(agree), 1).any()
+    assert inverse_search(*frames, torch.zeros_like(agree), 1).equal(whole)

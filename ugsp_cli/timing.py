@@ -114,7 +114,7 @@ def _measure_size(
     kinds: list[float | None] = [None, *densities]
     masks = {density: [mask.to(device) for mask in _masks(net, rows, columns, batch, density)] for density in densities}
     gates = {kind: None if kind is None else fixed_gate(masks[kind]) for kind in kinds}
-    found: dict[float | None, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    marks: dict[float | None, list[list[_Mark]]] = {kind: [] for kind in kinds}
 
     def run(kind: float | None) -> Iterator[None]:
         """One launch, stage by stage."""
@@ -139,13 +139,12 @@ def _measure_size(
     for turn in range(warm_up + turns):
         for kind in kinds:
             jobs = [partial(_advance, run(kind)) for _ in range(beside)]
-            marks = [_mark(device)]
+            passed = [_mark(device)]
             for _ in STAGES:
                 engine.each(jobs)
-                marks.append(_mark(device))
-            taken = [_between(*pair) / at_once for pair in pairwise(marks)]
+                passed.append(_mark(device))
             if turn >= warm_up:
-                found[kind].append(dict(zip(STAGES, taken, strict=True)))
+                marks[kind].append(passed)
             display.advance()
     dense = cost.encode + cost.match + cost.dense
     measured = []
@@ -157,7 +156,8 @@ def _measure_size(
                 for mask, level, stride in zip(masks[kind], PRUNED, engine.strides, strict=True)
             ]
             spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())
-        medians = {stage: median(seconds[stage] for seconds in found[kind]) for stage in STAGES}
+        taken = zip(*([_between(*pair) / at_once for pair in pairwise(passed)] for passed in marks[kind]), strict=True)
+        medians = dict(zip(STAGES, map(median, taken), strict=True))
         measured.append(Measured(kind, medians, spent / dense))
     with _Recorder() as recorder, only_torch():
         list(run(None))
@@ -225,7 +225,8 @@ def _mark(device: torch.device) -> _Mark:
 
 
 def _between(one: _Mark, other: _Mark) -> float:
-    """Seconds from one point to another one. A card is waited for here alone: in a video the host is ahead of it."""
+    """Seconds from one point to another one. A card is waited for here alone, when all it has to do has been told: in a
+    video the host is ahead of it."""
     if isinstance(one, float) and isinstance(other, float):
         return other - one
     assert isinstance(one, torch.cuda.Event)

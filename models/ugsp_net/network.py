@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ugsp_net import cpu, gpu, matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels
@@ -310,9 +309,9 @@ class UGSP(nn.Module):
         side = self.config.grid_stride(STRIDES.index(8))
         agree = agreement(change(frame0, frame1) if changed is None else changed, side)
         batch, _, height, width = frame0.shape
-        flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
         if by_kernels(frame0):  # to which patches that fit cost next to nothing; to ask where they are would be to wait
-            return inverse_search(frame0, frame1) * enlarge(_rectangle((~agree).float(), BESIDE), side // POINT)
+            return inverse_search(frame0, frame1, agree, BESIDE)
+        flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
         box = bounds((~agree).float())
         if box is not None:
             starts = [side * max(0, span.start - BESIDE) for span in box]
@@ -744,19 +743,6 @@ class UGSP(nn.Module):
         if bends:
             flow = _bent(flow, out[:, :4], self.pace(t))
         return LevelState(flow, out[:, 4:], found, bent or bends)
-
-
-def _rectangle(mask: Tensor, beside: int) -> Tensor:
-    """1 in the smallest rectangle that holds all blocks of a mask [B, 1, rows, columns] in all pictures and so many
-    around them, else 0: what ``bounds`` tells, without waiting for the device. [1, 1, rows, columns]."""
-    inside = None
-    for dim in (3, 2):
-        there = mask.amax((0, 1, dim))  # of rows, then of columns
-        there = F.max_pool1d(there[None], 2 * beside + 1, 1, beside)[0]
-        span = there.cummax(0).values * there.flip(0).cummax(0).values.flip(0)
-        inside = span[:, None] if inside is None else inside * span
-    assert inside is not None
-    return inside[None, None]
 
 
 def he_initialise(root: nn.Module) -> None:

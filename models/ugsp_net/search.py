@@ -10,6 +10,7 @@ network learns only from very many samples; where it is not, the network's level
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, product
 
 import torch
@@ -78,20 +79,23 @@ _AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 @torch.no_grad()
-def inverse_search(frame0: Tensor, frame1: Tensor) -> Tensor:
+def inverse_search(frame0: Tensor, frame1: Tensor, agree: Tensor | None = None, beside: int = 0) -> Tensor:
     """Flow 0 -> 1 and 1 -> 0, (x, y) each, in points of ``POINT`` pixels: [B, 4, H / 4, W / 4] fp32.
 
-    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4. Not differentiable.
+    frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4; agree: [B, 1, rows, columns] bool, blocks that
+    are the same in both: outside of the rectangle that holds all others, and so many blocks beside it, flow is 0. Not
+    differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
         frames = [frame.float() for frame in (frame0, frame1)]
         image = torch.cat([_brightness(frame) for frame in frames])
         points = torch.cat([_of_points(frame) for frame in frames])
-        (flow,) = replayed(_search_sizes, _search_sizes, image, points)
+        given = (image, points) if agree is None else (image, points, agree)
+        (flow,) = replayed(partial(_search_sizes, beside), (_search_sizes, beside), *given)
         return flow.clone()
 
 
-def _search_sizes(image: Tensor, points: Tensor) -> tuple[Tensor]:
+def _search_sizes(beside: int, image: Tensor, points: Tensor, agree: Tensor | None = None) -> tuple[Tensor]:
     """What ``inverse_search`` returns. image, points: what ``_brightness`` and ``_of_points`` make of the first frames,
     then of the second ones."""
     sizes = [image]
@@ -102,8 +106,24 @@ def _search_sizes(image: Tensor, points: Tensor) -> tuple[Tensor]:
     for level, size in reversed(list(enumerate(sizes))):
         flow, coarser = _search(size, torch.cat(size.chunk(2)[::-1]), flow, coarser, level)
     assert flow is not None
-    flow = _see_colours(255 * points, flow * (STRIDE / POINT))
-    return (torch.cat(flow.chunk(2), dim=1),)
+    flow = torch.cat(_see_colours(255 * points, flow * (STRIDE / POINT)).chunk(2), dim=1)
+    if agree is not None:
+        inside, factor = _rectangle((~agree).float(), beside), flow.shape[-1] // agree.shape[-1]
+        flow = flow * inside.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    return (flow,)
+
+
+def _rectangle(mask: Tensor, beside: int) -> Tensor:
+    """1 in the smallest rectangle that holds all blocks of a mask [B, 1, rows, columns] in all pictures and so many
+    around them, else 0: what ``bounds`` tells, without waiting for the device. [1, 1, rows, columns]."""
+    inside = None
+    for dim in (3, 2):
+        there = mask.amax((0, 1, dim))  # of rows, then of columns
+        there = F.max_pool1d(there[None], 2 * beside + 1, 1, beside)[0]
+        span = there.cummax(0).values * there.flip(0).cummax(0).values.flip(0)
+        inside = span[:, None] if inside is None else inside * span
+    assert inside is not None
+    return inside[None, None]
 
 
 def search_macs(width: int, height: int) -> int:
