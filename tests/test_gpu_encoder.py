@@ -50,7 +50,7 @@ def test_a_bias_and_an_activation(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "stride", "height", "width"),
-    [(16, 32, 2, 18, 34), (32, 32, 1, 9, 40), (8, 12, 2, 4, 6), (24, 64, 1, 3, 1)],
+    [(16, 32, 2, 18, 34), (32, 32, 1, 9, 40), (8, 12, 2, 4, 6), (24, 64, 1, 3, 1), (65, 32, 1, 5, 7)],
 )
 def test_other_convolutions(
     inputs: int, outputs: int, stride: int, height: int, width: int, dtype: torch.dtype, tolerance: float
@@ -61,7 +61,9 @@ def test_other_convolutions(
     torch.manual_seed(0)
     conv = Conv(inputs, outputs, stride=stride).to(DEVICE, dtype).requires_grad_(False)
     x = torch.randn(2, inputs, height, width, device=DEVICE, dtype=dtype)
-    for given in (x, x.to(memory_format=torch.channels_last)):
+    pitched = torch.zeros(2, height, width, -(-inputs // 8) * 8, device=DEVICE, dtype=dtype)
+    pitched[..., :inputs] = x.permute(0, 2, 3, 1)
+    for given in (x, x.to(memory_format=torch.channels_last), pitched[..., :inputs].permute(0, 3, 1, 2)):
         assert conv.bias is not None
         expected = F.conv2d(given.float(), conv.weight.float(), conv.bias.float(), stride, 1)
         for made in (convolve(conv, given, 0.1), convolve_and_activate(conv, given, 0.1)):

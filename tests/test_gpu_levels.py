@@ -173,6 +173,30 @@ def test_flow_that_points_far_away(config: NetConfig) -> None:
 
 
 @kernels
+@pytest.mark.parametrize("any_instant", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(5, 9), (1, 1)])
+def test_what_the_coarsest_level_reads(any_instant: bool, height: int, width: int) -> None:
+    """At a pitch, and zeros up to it; of parts of larger maps."""
+    from ugsp_net.gpu.inputs import coarsest
+
+    unmatched = dataclasses.replace(SMALL, matching_radius=(0, 0, 0, 0), matching_channels=(0, 0, 0, 0))
+    net = small_net(dataclasses.replace(unmatched, any_instant=any_instant)).to(DEVICE)
+    channels = net.config.encoder_channels[3]
+    left, right = torch.randn(2, 2, height + 1, width + 2, channels, device=DEVICE).permute(0, 1, 4, 2, 3)[..., 1:, 2:]
+    flow, t = 2 * torch.randn(2, 4, height, width, device=DEVICE), torch.tensor([0.3, 0.6], device=DEVICE)
+    first, second = (Encoding((left,) * 3 + (one,)) for one in (left, right))
+    with torch.inference_mode():
+        expected = net._join(net._inputs(3, first, second, None, flow), None, t)
+        made = coarsest(left, right, flow, t if any_instant else None, torch.float32)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+    assert made.stride(3) == padded(made.shape[1])
+    behind = made.as_strided(
+        (*made.shape[:1], height, width, made.stride(3)), (*made.stride()[:1], *made.stride()[2:], 1)
+    )
+    assert not behind[..., made.shape[1] :].any()
+
+
+@kernels
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 4), (4, 2)])
 def test_the_smallest_maps(height: int, width: int) -> None:
     """The level above has one row or column."""

@@ -367,7 +367,13 @@ class UGSP(nn.Module):
         else:
             guide = Found.of(found)
             flow = guide.flows[index]
-        inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
+        if by_kernels(flow) and not self.config.matching_radius[index]:
+            from ugsp_net.gpu.inputs import coarsest
+
+            when = t if self.config.any_instant else None
+            inputs = coarsest(first.features[index], second.features[index], flow, when, self.dtype)
+        else:
+            inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
         out = run_level(self._level(index), inputs, None, "reference")
         return self._refined(index, flow, out, t, guide, bent=False)
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from ugsp_net import gpu
 from ugsp_net.blocks import Conv
 from ugsp_net.sparse.triton_kernels import INTERPRETED
-from ugsp_net.sparse.triton_level import PITCH, pack_taps, precision
+from ugsp_net.sparse.triton_level import pack_taps, padded, precision
 
-MOST_CHANNELS = 64
-"""That a kernel reads, and that it makes."""
+MOST_READ, MOST_MADE = 72, 64
+"""Channels, filled up to a multiple of eight, that a kernel reads, and those that it makes."""
 TILE = 8, 16
 """Rows and columns of positions of a program, which finds most of what is around them in the multiprocessor's cache."""
 BLOCK = 2048
@@ -25,15 +25,16 @@ def convolve_and_activate(conv: Conv, x: Tensor, slope: float) -> Tensor:
     """A leaky ReLU of a convolution with a bias. x: [B, inputs, H, W], as is what is returned, channels last."""
     weight, bias = conv.weight.to(x.dtype), conv.bias
     assert bias is not None
-    few = max(weight.shape[:2]) <= MOST_CHANNELS and weight.shape[1] % PITCH == 0
+    few = weight.shape[0] <= MOST_MADE and padded(weight.shape[1]) <= MOST_READ
     if few and conv.kernel_size == (3, 3) and x.element_size() == 2:
         return convolve(conv, x, slope)
     return add_and_activate(F.conv2d(x, weight, None, conv.stride, conv.padding), bias.to(x.dtype), slope)
 
 
 def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
-    """The same by a kernel: of 3x3 taps and up to ``MOST_CHANNELS``, which are a multiple of ``PITCH``."""
-    source = x.permute(0, 2, 3, 1).contiguous()
+    """The same by a kernel: of 3x3 taps. Channels last and at a pitch of ``padded(inputs)``, x is read in place; what
+    stands behind its channels must be finite then."""
+    source = _pitched(x.permute(0, 2, 3, 1))
     batch, height, width, inputs = source.shape
     stride = conv.stride[0]
     rows, columns = -(-height // stride), -(-width // stride)
@@ -64,6 +65,17 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
             UPCAST=INTERPRETED,
         )
     return target.permute(0, 3, 1, 2)
+
+
+def _pitched(rows: Tensor) -> Tensor:
+    """[B, H, W, C] of one piece, its channels filled up to a multiple of eight."""
+    batch, height, width, channels = rows.shape
+    pitch = padded(channels)
+    whole = batch, height, width, pitch
+    strides = height * width * pitch, width * pitch, pitch, 1
+    if rows.stride() == strides:
+        return rows.as_strided(whole, strides)
+    return F.pad(rows, (0, pitch - channels)).contiguous()
 
 
 def add_and_activate(made: Tensor, bias: Tensor, slope: float) -> Tensor:

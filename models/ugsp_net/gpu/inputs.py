@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -32,9 +33,7 @@ def rows(inputs: SparseInputs, mask: Tensor, side: int) -> Tensor:
     mask: [B, 1, rows, columns], active where it is not 0; side: positions along a block's side.
     """
     left, right, above = (_channels_last(one) for one in (inputs.left, inputs.right, inputs.above))
-    flow = inputs.flow.float()
-    if flow.stride(3) != 1 or flow.stride(2) != flow.shape[3]:
-        flow = flow.contiguous()
+    flow = _in_planes(inputs.flow)
     mask = mask.float().contiguous()
     batch, _, height, width = flow.shape
     channels, more = left.shape[1], above.shape[1]
@@ -63,6 +62,7 @@ def rows(inputs: SparseInputs, mask: Tensor, side: int) -> Tensor:
             CHANNELS=channels,
             MORE=more,
             TOLD=told,
+            FLOW=True,
             PITCH=pitch,
             RADIUS=radius,
             SIDE=side,
@@ -102,6 +102,55 @@ def rows(inputs: SparseInputs, mask: Tensor, side: int) -> Tensor:
     return out
 
 
+def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What the coarsest level reads, [B, 2 C (+ 1), H, W] of a type: both frames' features [B, C, H, W] where their
+    flow [B, 4, H, W] points to, and the instants [B]. Channels last, at a pitch that ``convolution`` reads in place."""
+    left, right, flow = _channels_last(left), _channels_last(right), _in_planes(flow)
+    batch, channels, height, width = left.shape
+    told = 2 * channels
+    inputs = told + (t is not None)
+    pitch = padded(inputs)
+    out = gpu.empty((batch, height, width, pitch), left, dtype)
+    down = max(1, BLOCK // gpu.power_of_two(channels) // ACROSS)
+    with gpu.on(flow.device):
+        _join[(triton.cdiv(width, ACROSS) * triton.cdiv(height, down), batch)](
+            None,
+            left,
+            right,
+            left,
+            flow,
+            None if t is None else t.float().contiguous(),
+            out,
+            0.0,
+            height,
+            width,
+            *_strides(left),
+            *_strides(right),
+            *_strides(left),
+            *flow.stride()[:2],
+            CHANNELS=channels,
+            MORE=0,
+            TOLD=told,
+            FLOW=False,
+            PITCH=pitch,
+            RADIUS=0,
+            SIDE=1,
+            BLOCK_CHANNELS=gpu.power_of_two(channels),
+            BLOCK_MORE=1,
+            BLOCK_REST=gpu.power_of_two(max(1, pitch - told)),
+            DOWN=down,
+            ACROSS=ACROSS,
+            num_warps=4,
+        )
+    return out[..., :inputs].permute(0, 3, 1, 2)
+
+
+def _in_planes(flow: Tensor) -> Tensor:
+    """Flow in fp32 whose rows lie one behind the other."""
+    flow = flow.float()
+    return flow if flow.stride(3) == 1 and flow.stride(2) == flow.shape[3] else flow.contiguous()
+
+
 def _channels_last(source: Tensor) -> Tensor:
     """A map [B, C, H, W] whose channels lie one behind the other, whatever lies between positions."""
     return source if source.stride(1) == 1 else source.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
@@ -122,7 +171,7 @@ def _reducer(how: Matching) -> tuple[Conv, Tensor | None]:
 
 @triton.jit(do_not_specialize=["bound", "height", "width", "flow_picture", "flow_plane"])
 def _join(
-    mask: tl.tensor,  # [B, H / SIDE, W / SIDE] fp32
+    mask: tl.tensor,  # [B, H / SIDE, W / SIDE] fp32, or None: everything is needed
     left: tl.tensor,  # [B, H, W, CHANNELS], any float type and strides, but channels are neighbours
     right: tl.tensor,  # the same
     above: tl.tensor,  # [B, H / 2, W / 2, MORE], the same
@@ -146,6 +195,7 @@ def _join(
     CHANNELS: tl.constexpr,
     MORE: tl.constexpr,
     TOLD: tl.constexpr,  # channels before those of the flow: what is matched is among them
+    FLOW: tl.constexpr,  # whether flow is told
     PITCH: tl.constexpr,
     RADIUS: tl.constexpr,  # positions around those that are needed at which the right map is needed too
     SIDE: tl.constexpr,
@@ -159,7 +209,9 @@ def _join(
     they are needed; all but what is matched."""
     picture = tl.program_id(1).to(tl.int64)
     y, x, exists = _positions(height, width, DOWN, ACROSS)
-    needed = exists & _active_within(1, mask, picture, y, x, height, width, SIDE)
+    needed = exists
+    if mask is not None:
+        needed = exists & _active_within(1, mask, picture, y, x, height, width, SIDE)
     matched = needed
     if RADIUS > 0:
         matched = exists & _active_within(1 + RADIUS, mask, picture, y, x, height, width, SIDE)
@@ -184,21 +236,25 @@ def _join(
         right, at_x + right_x, at_y + right_y, matched, height, width, right_row, right_column, CHANNELS, BLOCK_CHANNELS
     )
     _write(start + CHANNELS, read, matched, CHANNELS, BLOCK_CHANNELS)
-    # Pixel centres, not pixel corners, lie on each other.
-    above += picture * above_picture
-    above_x = 0.5 * at_x - 0.25
-    above_y = 0.5 * at_y - 0.25
-    read = _between(above, above_x, above_y, needed, height // 2, width // 2, above_row, above_column, MORE, BLOCK_MORE)
-    _write(start + 2 * CHANNELS, read, needed, MORE, BLOCK_MORE)
+    if MORE > 0:
+        # Pixel centres, not pixel corners, lie on each other.
+        above += picture * above_picture
+        above_x = 0.5 * at_x - 0.25
+        above_y = 0.5 * at_y - 0.25
+        read = _between(
+            above, above_x, above_y, needed, height // 2, width // 2, above_row, above_column, MORE, BLOCK_MORE
+        )
+        _write(start + 2 * CHANNELS, read, needed, MORE, BLOCK_MORE)
 
     column = tl.arange(0, BLOCK_REST)[None, :]
     rest = tl.zeros([DOWN * ACROSS, BLOCK_REST], dtype=tl.float32)
-    rest = tl.where(column == 0, _bounded(left_x, bound)[:, None], rest)
-    rest = tl.where(column == 1, _bounded(left_y, bound)[:, None], rest)
-    rest = tl.where(column == 2, _bounded(right_x, bound)[:, None], rest)
-    rest = tl.where(column == 3, _bounded(right_y, bound)[:, None], rest)
+    if FLOW:
+        rest = tl.where(column == 0, _bounded(left_x, bound)[:, None], rest)
+        rest = tl.where(column == 1, _bounded(left_y, bound)[:, None], rest)
+        rest = tl.where(column == 2, _bounded(right_x, bound)[:, None], rest)
+        rest = tl.where(column == 3, _bounded(right_y, bound)[:, None], rest)
     if t is not None:
-        rest = tl.where(column == 4, tl.load(t + picture), rest)
+        rest = tl.where(column == (4 if FLOW else 0), tl.load(t + picture), rest)
     _write(start + TOLD, rest, needed, PITCH - TOLD, BLOCK_REST)
 
 
