@@ -175,13 +175,13 @@ def test_flows(height: int, width: int) -> None:
 @kernels
 @pytest.mark.parametrize(("height", "width"), [(48, 112), (4, 4), (20, 92)])
 def test_what_the_search_sees(height: int, width: int) -> None:
-    brightness, of_points = kernel("pictures.brightness"), kernel("pictures.of_points")
+    looked_at = kernel("pictures.looked_at")
 
-    frame = torch.rand(2, 3, height, width, device=DEVICE)
+    first, second = torch.rand(2, 2, 3, height, width, device=DEVICE)
     with only_torch():
-        expected = search._brightness(frame), search._of_points(frame)
-    for some in views(frame):
-        close([brightness(some), of_points(some)], expected)
+        expected = search._looked_at(first, second)
+    for one, other in zip(views(first), reversed(views(second)), strict=True):
+        close(looked_at(one, other), expected, 1e-4)  # of 0 to 255
 
 
 def narrow(bits: int) -> tuple[float, float, float, float]:

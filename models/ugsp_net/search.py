@@ -87,17 +87,14 @@ def inverse_search(frame0: Tensor, frame1: Tensor, agree: Tensor | None = None, 
     differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        frames = [frame.float() for frame in (frame0, frame1)]
-        image = torch.cat([_brightness(frame) for frame in frames])
-        points = torch.cat([_of_points(frame) for frame in frames])
+        image, points = _looked_at(frame0.float(), frame1.float())
         given = (image, points) if agree is None else (image, points, agree)
         (flow,) = replayed(partial(_search_sizes, beside), (_search_sizes, beside), *given)
         return flow.clone()
 
 
 def _search_sizes(beside: int, image: Tensor, points: Tensor, agree: Tensor | None = None) -> tuple[Tensor]:
-    """What ``inverse_search`` returns. image, points: what ``_brightness`` and ``_of_points`` make of the first frames,
-    then of the second ones."""
+    """What ``inverse_search`` returns. image, points: from ``_looked_at``."""
     sizes = [image]
     while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
         sizes.append(_smaller(sizes[-1]))
@@ -106,7 +103,7 @@ def _search_sizes(beside: int, image: Tensor, points: Tensor, agree: Tensor | No
     for level, size in reversed(list(enumerate(sizes))):
         flow, coarser = _search(size, torch.cat(size.chunk(2)[::-1]), flow, coarser, level)
     assert flow is not None
-    flow = torch.cat(_see_colours(255 * points, flow * (STRIDE / POINT)).chunk(2), dim=1)
+    flow = torch.cat(_see_colours(points, flow * (STRIDE / POINT)).chunk(2), dim=1)
     if agree is not None:
         inside, factor = _rectangle((~agree).float(), beside), flow.shape[-1] // agree.shape[-1]
         flow = flow * inside.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
@@ -160,7 +157,15 @@ def luma(frame: Tensor) -> Tensor:
     return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
-@compiled_by("cpu.search.brightness", "gpu.pictures.brightness")
+@compiled_by("gpu.pictures.looked_at")
+def _looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
+    """What a search sees of the first frames and then of the second ones, [B, 3, H, W] each in [0, 1]: brightness at
+    half the size, [2 B, 1, H / 2, W / 2], and a colour for each point, [2 B, 3, H / 4, W / 4], both of 0 to 255."""
+    frames = frame0, frame1
+    return torch.cat([_brightness(frame) for frame in frames]), 255 * torch.cat([_of_points(frame) for frame in frames])
+
+
+@compiled_by("cpu.search.brightness")
 def _brightness(frame: Tensor) -> Tensor:
     """Of 0 to 255, at half the size: [B, 3, H, W] -> [B, 1, H / 2, W / 2]."""
     return 255 * halve(luma(frame))
@@ -173,7 +178,7 @@ def _smaller(image: Tensor) -> Tensor:
     return halve(F.pad(image, (0, width % 2, 0, height % 2), mode="replicate"))
 
 
-@compiled_by("cpu.search.of_points", "gpu.pictures.of_points")
+@compiled_by("cpu.search.of_points")
 def _of_points(frame: Tensor) -> Tensor:
     """A value for each point: the mean of the four pixels in its middle, [B, C, H, W] -> [B, C, H / 4, W / 4]."""
     rows = frame[..., 1::POINT, :] + frame[..., 2::POINT, :]

@@ -13,17 +13,19 @@ BLOCK = 512
 """Values that a program makes, or pixels that it reads at once."""
 
 
-def brightness(frame: Tensor) -> Tensor:
-    """What ``search._brightness`` returns."""
-    frame = in_rows(frame)
-    batch, _, height, width = frame.shape
-    out = gpu.empty((batch, 1, height // 2, width // 2), frame)
-    places, pairs = (height // 2) * (width // 2), BLOCK // 2
-    with gpu.on(frame.device):
-        _brightness[(triton.cdiv(places, pairs), batch)](
-            frame, out, places, width // 2, *frame.stride()[:3], *_LUMA, PAIRS=pairs
-        )
-    return out
+def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``search._looked_at`` returns."""
+    batch, channels, height, width = frame0.shape
+    rows, columns = height // POINT, width // POINT
+    image = gpu.empty((2 * batch, 1, height // 2, width // 2), frame0)
+    points = gpu.empty((2 * batch, channels, rows, columns), frame0)
+    with gpu.on(frame0.device):
+        for frame, *made in zip((frame0, frame1), image.chunk(2), points.chunk(2), strict=True):
+            source = in_rows(frame)
+            _look[(triton.cdiv(rows * columns, BLOCK), batch)](
+                source, *made, rows * columns, columns, *source.stride()[:3], *_LUMA, SIDE=POINT, BLOCK=BLOCK
+            )
+    return image, points
 
 
 def smaller(image: Tensor) -> Tensor:
@@ -35,19 +37,6 @@ def smaller(image: Tensor) -> Tensor:
     with gpu.on(image.device):
         _halve[(triton.cdiv(places, BLOCK), batch)](
             image, out, places, height, width, image.stride(0), image.stride(2), BLOCK=BLOCK
-        )
-    return out
-
-
-def of_points(frame: Tensor) -> Tensor:
-    """What ``search._of_points`` returns."""
-    frame = in_rows(frame)
-    batch, channels, height, width = frame.shape
-    out = gpu.empty((batch, channels, height // POINT, width // POINT), frame)
-    places = (height // POINT) * (width // POINT)
-    with gpu.on(frame.device):
-        _of_points[(triton.cdiv(places, BLOCK), batch * channels)](
-            frame, out, places, width // POINT, channels, *frame.stride()[:3], SIDE=POINT, BLOCK=BLOCK
         )
     return out
 
@@ -68,9 +57,10 @@ def read_colours(pixel: tl.tensor, channel_stride: tl.tensor, there: tl.tensor) 
 
 
 @triton.jit(do_not_specialize=["places", "columns", "picture_stride", "channel_stride", "row_stride"])
-def _brightness(
-    frame: tl.tensor,  # [B, 3, 2 rows, 2 columns], rows of one piece
-    out: tl.tensor,  # [B, rows, columns], out
+def _look(
+    frame: tl.tensor,  # [B, 3, SIDE rows, SIDE columns], rows of one piece
+    image: tl.tensor,  # [B, SIDE / 2 rows, SIDE / 2 columns], out: brightness
+    points: tl.tensor,  # [B, 3, rows, columns], out: colours
     places: tl.tensor,  # rows * columns
     columns: tl.tensor,
     picture_stride: tl.tensor,
@@ -79,19 +69,43 @@ def _brightness(
     red: tl.tensor,  # its weight in brightness
     green: tl.tensor,
     blue: tl.tensor,
-    PAIRS: tl.constexpr,
+    SIDE: tl.constexpr,  # 4
+    BLOCK: tl.constexpr,
 ) -> None:
-    """The mean brightness of 2x2 pixels each. Both of a row are in one tile, so that whole rows are read."""
+    """The mean brightness of the 2x2 pixels in each quarter of every 4x4, and the mean colour of the four in its
+    middle, both of 0 to 255."""
     picture = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = place < places
-    there = tl.broadcast_to(exists[:, None], [PAIRS, 2])
-    corner = 2 * (place // columns) * row_stride + 2 * (place % columns)
-    pixel = frame + picture * picture_stride + (corner[:, None] + tl.arange(0, 2)[None, :])
-    r, g, b = read_colours(pixel, channel_stride, there)
-    below_r, below_g, below_b = read_colours(pixel + row_stride, channel_stride, there)
-    halves = ((red * r + green * g + blue * b) + (red * below_r + green * below_g + blue * below_b)) * 0.5
-    tl.store(out + picture * places + place, 255.0 * (tl.sum(halves, axis=1) * 0.5), mask=exists)
+    row = place // columns
+    column = place % columns
+    corner = frame + picture * picture_stride + (SIDE * row * row_stride + SIDE * column)
+    image += picture * 4 * places + 2 * row * (2 * columns) + 2 * column
+    middle_r = tl.zeros([BLOCK], dtype=tl.float32)
+    middle_g = tl.zeros([BLOCK], dtype=tl.float32)
+    middle_b = tl.zeros([BLOCK], dtype=tl.float32)
+    for quarter in tl.static_range(4):
+        left = tl.zeros([BLOCK], dtype=tl.float32)
+        right = tl.zeros([BLOCK], dtype=tl.float32)
+        for inner in tl.static_range(4):
+            down = 2 * (quarter // 2) + inner // 2
+            across = 2 * (quarter % 2) + inner % 2
+            r, g, b = read_colours(corner + down * row_stride + across, channel_stride, exists)
+            luma = red * r + green * g + blue * b
+            if inner % 2 == 0:
+                left += luma
+            else:
+                right += luma
+            if (down == 1 or down == 2) and (across == 1 or across == 2):
+                middle_r += r
+                middle_g += g
+                middle_b += b
+        made = 255.0 * ((left * 0.5 + right * 0.5) * 0.5)
+        tl.store(image + (quarter // 2) * (2 * columns) + quarter % 2, made, mask=exists)
+    points += picture * 3 * places + place
+    tl.store(points, 255.0 * (middle_r * 0.25), mask=exists)
+    tl.store(points + places, 255.0 * (middle_g * 0.25), mask=exists)
+    tl.store(points + 2 * places, 255.0 * (middle_b * 0.25), mask=exists)
 
 
 @triton.jit(do_not_specialize=["places", "height", "width", "picture_stride", "row_stride"])
@@ -118,30 +132,3 @@ def _halve(
     left = tl.load(upper + column, mask=exists, other=0.0) + tl.load(lower + column, mask=exists, other=0.0)
     right = tl.load(upper + beside, mask=exists, other=0.0) + tl.load(lower + beside, mask=exists, other=0.0)
     tl.store(out + picture * places + place, (left + right) * 0.25, mask=exists)
-
-
-@triton.jit(do_not_specialize=["places", "columns", "channels", "picture_stride", "channel_stride", "row_stride"])
-def _of_points(
-    frame: tl.tensor,  # [B, C, SIDE rows, SIDE columns], rows of one piece
-    out: tl.tensor,  # [B, C, rows, columns], out
-    places: tl.tensor,  # rows * columns
-    columns: tl.tensor,
-    channels: tl.tensor,
-    picture_stride: tl.tensor,
-    channel_stride: tl.tensor,
-    row_stride: tl.tensor,
-    SIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """The mean of the pixels at rows and columns 1 and 2 of every SIDE x SIDE, of one channel."""
-    plane = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = place < places
-    source = frame + (plane // channels) * picture_stride + (plane % channels) * channel_stride
-    upper = source + (SIDE * (place // columns) + 1) * row_stride + (SIDE * (place % columns) + 1)
-    lower = upper + row_stride
-    left = tl.load(upper, mask=exists, other=0.0).to(tl.float32)
-    left += tl.load(lower, mask=exists, other=0.0).to(tl.float32)
-    right = tl.load(upper + 1, mask=exists, other=0.0).to(tl.float32)
-    right += tl.load(lower + 1, mask=exists, other=0.0).to(tl.float32)
-    tl.store(out + plane * places + place, (left + right) * 0.25, mask=exists)
