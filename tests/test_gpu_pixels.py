@@ -149,6 +149,34 @@ def test_logits(channels: int, side: int, dtype: torch.dtype, tolerance: float) 
 
 
 @kernels
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (13, 21)])
+@pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
+def test_what_moves(rows: int, columns: int, share: float) -> None:
+    """Where nothing differs, little or all; flow that is no number is not slow."""
+    torch.manual_seed(0)
+    agree = torch.rand(2, 1, rows, columns, device=DEVICE) >= share
+    flow = 0.12 * torch.randn(2, 6, rows, columns, device=DEVICE)
+    flow[0, 1, 0, 0] = torch.nan
+    moving_blocks = kernel("masks.moving_blocks")
+    with only_torch():
+        expected = masks.moving_blocks(agree, flow[:, :4], 16, 16)
+    close([moving_blocks(agree, flow[:, :4], 16, 16)], [expected])
+    close([moving_blocks(agree, flow.mT.contiguous().mT[:, :4], 16, 16)], [expected])
+    if rows > 1:
+        assert expected.mean() == share or 0.02 < share + 0.02 < expected.mean() < 0.9
+        larger = flow[:, :4].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        with only_torch():
+            expected = masks.moving_blocks(agree, larger, 8, 16)
+        close([moving_blocks(agree, larger, 8, 16)], [expected])
+
+    within, values = kernel("search.within"), torch.randn(2, 4, 4 * rows, 4 * columns, device=DEVICE)
+    for beside in (0, 2):
+        with only_torch():
+            expected = search._within(values, agree, beside)
+        close([within(values, agree, beside)], [expected])
+
+
+@kernels
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 56)])
 def test_flows(height: int, width: int) -> None:
     """From level to level: smaller, enlarged, and what a level adds, which lies beside each other."""

@@ -106,6 +106,12 @@ def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
     return agree & (slow | around)
 
 
+@compiled_by("gpu.masks.moving_blocks")
+def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor:
+    """1 for all other blocks than ``still_blocks``, else 0, fp32; stride: pixels of a position of the flow."""
+    return (~still_blocks(agree, stride * flow, side)).float()
+
+
 def unsettled(agree: Tensor, side: int) -> tuple[slice, slice] | None:
     """Rows and columns, in pixels, of the rectangle outside which ``still_blocks`` finds nothing that moves, whatever
     the flow is; None where all is still. agree, side: as there."""

@@ -24,7 +24,7 @@ from ugsp_net.masks import (
     change,
     empty_gate,
     enlarge,
-    still_blocks,
+    moving_blocks,
     still_pixels,
     to_grid,
 )
@@ -583,7 +583,7 @@ class UGSP(nn.Module):
     def _moving(self, agree: Tensor, flow: Tensor) -> Tensor:
         """Blocks in which something may move, 1 or 0, on the grid of ``agree``, from ``_agreement``. flow: of the
         coarsest level."""
-        return (~still_blocks(agree, STRIDES[-1] * flow, self.config.grid_stride(STRIDES.index(8)))).float()
+        return moving_blocks(agree, flow, STRIDES[-1], self.config.grid_stride(STRIDES.index(8)))
 
     def _render(
         self,

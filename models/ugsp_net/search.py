@@ -104,10 +104,14 @@ def _search_sizes(beside: int, image: Tensor, points: Tensor, agree: Tensor | No
         flow, coarser = _search(size, torch.cat(size.chunk(2)[::-1]), flow, coarser, level)
     assert flow is not None
     flow = torch.cat(_see_colours(points, flow * (STRIDE / POINT)).chunk(2), dim=1)
-    if agree is not None:
-        inside, factor = _rectangle((~agree).float(), beside), flow.shape[-1] // agree.shape[-1]
-        flow = flow * inside.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    return (flow,)
+    return (flow if agree is None else _within(flow, agree, beside),)
+
+
+@compiled_by("gpu.search.within")
+def _within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
+    """The flow [B, 4, h, w] where ``inverse_search`` says that there is any; agree, beside: as there."""
+    inside, factor = _rectangle((~agree).float(), beside), flow.shape[-1] // agree.shape[-1]
+    return flow * inside.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
 
 
 def _rectangle(mask: Tensor, beside: int) -> Tensor:

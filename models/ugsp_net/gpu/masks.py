@@ -79,6 +79,28 @@ def _folded(side: int, weight: Tensor) -> Tensor:
     return folded.flatten(0, 1) / side**2
 
 
+def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor:
+    """What ``masks.moving_blocks`` returns."""
+    if agree.shape[-2:] != flow.shape[-2:]:
+        return (~masks.still_blocks(agree, stride * flow, side)).float()
+    batch, channels, rows, columns = flow.shape
+    out = gpu.empty((batch, 1, rows, columns), flow)
+    with gpu.on(flow.device):
+        _moving_blocks[(triton.cdiv(rows * columns, BLOCK), batch)](
+            agree.contiguous(),
+            flow,
+            out,
+            rows,
+            columns,
+            masks.STILL_FLOW / stride,
+            *flow.stride(),
+            CHANNELS=channels,
+            AROUND=-(-masks.AROUND // side),
+            BLOCK=BLOCK,
+        )
+    return out
+
+
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """What ``pooling.over_blocks`` returns."""
     values = in_rows(values)
@@ -253,6 +275,51 @@ def _block_logits(
             total += value.to(tl.float32) * weight[None, :]
     logit = tl.sum(total, axis=1) + tl.load(bias).to(tl.float32)
     tl.store(out + picture * places + place, tl.where(wanted, logit, 0.0), mask=exists)
+
+
+@triton.jit(
+    do_not_specialize=["rows", "columns", "slow", "picture_stride", "channel_stride", "row_stride", "column_stride"]
+)
+def _moving_blocks(
+    agree: tl.tensor,  # [B, rows, columns] bool
+    flow: tl.tensor,  # [B, CHANNELS, rows, columns] fp32, any strides
+    out: tl.tensor,  # [B, rows, columns] fp32, out
+    rows: tl.tensor,
+    columns: tl.tensor,
+    slow: tl.tensor,  # flow below which nothing comes from elsewhere, in its positions
+    picture_stride: tl.tensor,
+    channel_stride: tl.tensor,
+    row_stride: tl.tensor,
+    column_stride: tl.tensor,
+    CHANNELS: tl.constexpr,
+    AROUND: tl.constexpr,  # blocks in which all must agree where it is not slow
+    BLOCK: tl.constexpr,
+) -> None:
+    picture = tl.program_id(1).to(tl.int64)
+    block = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = block < rows * columns
+    row = block // columns
+    column = block % columns
+    agree += picture * rows * columns
+    flow += picture * picture_stride
+    fast = tl.zeros([BLOCK], dtype=tl.int32)
+    for inside in range(9):
+        y = row + inside // 3 - 1
+        x = column + inside % 3 - 1
+        there = exists & (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+        for channel in tl.static_range(CHANNELS):
+            place = flow + channel * channel_stride + y * row_stride + x * column_stride
+            fast |= (tl.abs(tl.load(place, mask=there, other=0.0)) < slow).to(tl.int32) ^ 1  # also what is no number
+    differs = tl.zeros([BLOCK], dtype=tl.int32)
+    span: tl.constexpr = 2 * AROUND + 1
+    for inside in range(span * span):
+        y = row + inside // span - AROUND
+        x = column + inside % span - AROUND
+        there = exists & (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+        differs |= (tl.load(agree + y * columns + x, mask=there, other=1) == 0).to(tl.int32)
+    same = tl.load(agree + block, mask=exists, other=1) != 0
+    moves = (same == 0) | ((fast != 0) & (differs != 0))
+    tl.store(out + picture * rows * columns + block, moves.to(tl.float32), mask=exists)
 
 
 @triton.jit(do_not_specialize=["places", "columns", "channels", "picture_stride", "channel_stride", "row_stride"])

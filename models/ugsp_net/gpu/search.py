@@ -30,6 +30,8 @@ PADDED = 1024
 """Values of each of two padded pictures that a program writes."""
 CELLS = 256
 """Patches of a program that averages the flow in their cells."""
+LINE = 1024
+"""Blocks of a row or a column that are looked at at once."""
 POINTS = 256
 """Points of the averaged flow that a program makes."""
 
@@ -132,6 +134,32 @@ def where_better(
             CHANNELS=channels,
             CELL=search.CELL,
             num_warps=1,
+        )
+    return out
+
+
+def within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
+    """What ``search._within`` returns."""
+    flow, agree = flow.contiguous(), agree.contiguous()
+    batch, channels, height, width = flow.shape
+    rows, columns = agree.shape[-2:]
+    lines = torch.empty(rows + columns, dtype=torch.int32, device=flow.device)
+    out = gpu.empty((batch, channels, height, width), flow)
+    with gpu.on(flow.device):
+        _differing_lines[(rows + columns,)](agree, lines, batch, rows, columns, BLOCK=LINE)
+        _put_within[(triton.cdiv(height * width, POINTS), batch * channels)](
+            flow,
+            lines,
+            out,
+            height * width,
+            width,
+            rows,
+            columns,
+            beside,
+            FACTOR=width // columns,
+            ROWS=gpu.power_of_two(rows),
+            COLUMNS=gpu.power_of_two(columns),
+            BLOCK=POINTS,
         )
     return out
 
@@ -990,6 +1018,64 @@ def _see_colours(
     b -= dark
     tl.store(coloured + place, tl.sum(r * r + g * g + b * b, axis=1) * (1.0 / (3 * SAMPLES)), mask=exists)
     tl.store(bright + place, tl.sum(dark * dark, axis=1) * (1.0 / SAMPLES), mask=exists)
+
+
+@triton.jit(do_not_specialize=["batch", "rows", "columns"])
+def _differing_lines(
+    agree: tl.tensor,  # [B, rows, columns] bool
+    lines: tl.tensor,  # [rows + columns] int32, out: whether any block of a row, or of a column, does not agree
+    batch: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One row or column, in all pictures."""
+    line = tl.program_id(0)
+    length = tl.where(line < rows, columns, rows)
+    found = tl.zeros([BLOCK], dtype=tl.int32)
+    for start in range(0, batch * length, BLOCK):
+        entry = start + tl.arange(0, BLOCK)
+        along = entry % length
+        row = tl.where(line < rows, line, along)
+        column = tl.where(line < rows, along, line - rows)
+        place = ((entry // length) * rows + row) * columns + column
+        same = tl.load(agree + place, mask=entry < batch * length, other=1)
+        found |= (same == 0).to(tl.int32)
+    tl.store(lines + line, tl.max(found, axis=0))
+
+
+@triton.jit(do_not_specialize=["points", "width", "rows", "columns", "beside"])
+def _put_within(
+    flow: tl.tensor,  # [B, C, h, w] fp32
+    lines: tl.tensor,  # [rows + columns] int32, from ``_differing_lines``
+    out: tl.tensor,  # the same as flow, out
+    points: tl.tensor,  # h * w
+    width: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    beside: tl.tensor,
+    FACTOR: tl.constexpr,  # points along a block's side
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Flow in the rectangle that holds all lines that differ, and nothing outside of it."""
+    row = tl.arange(0, ROWS)
+    differs = tl.load(lines + row, mask=row < rows, other=0) != 0
+    top = tl.min(tl.where(differs, row, 2 * ROWS), axis=0) - beside
+    last = tl.max(tl.where(differs, row, -1), axis=0)
+    bottom = tl.where(last < 0, -1, last + beside)  # where nothing differs nothing is inside
+    column = tl.arange(0, COLUMNS)
+    differs = tl.load(lines + rows + column, mask=column < columns, other=0) != 0
+    left = tl.min(tl.where(differs, column, 2 * COLUMNS), axis=0) - beside
+    right = tl.max(tl.where(differs, column, -1), axis=0) + beside
+    plane = tl.program_id(1).to(tl.int64) * points
+    point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = point // width // FACTOR
+    x = point % width // FACTOR
+    inside = (point < points) & (y >= top) & (y <= bottom) & (x >= left) & (x <= right)
+    value = tl.load(flow + plane + point, mask=inside, other=0.0)
+    tl.store(out + plane + point, value, mask=point < points)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
