@@ -31,7 +31,7 @@ from ugsp_net.paths import carry, trace
 from ugsp_net.sparse import performed_share
 from ugsp_net.warp import blend_enlarged
 
-__all__ = ["Measured", "Timing", "document", "measure", "print_timings"]
+__all__ = ["STAGES", "Measured", "Timing", "Work", "document", "measure", "print_timings", "warm_up_turns"]
 
 STAGES = ("encode", "pair", "levels")
 """Encoding one source frame; what differs in a pair, its search and its paths; the levels and the frame."""
@@ -85,7 +85,7 @@ def measure(
 ) -> list[Timing]:
     """Time the network at (width, height) sizes; densities in [0, 1]. Frames are drawn, so nothing is decoded."""
     timings = []
-    warm_up = _warm_up(torch.device(engine.device))
+    warm_up = warm_up_turns(torch.device(engine.device))
     display.begin("bench", len(sizes) * (warm_up + turns + 1) * (len(densities) + 1))
     try:
         for width, height in sizes:
@@ -95,29 +95,37 @@ def measure(
     return timings
 
 
-@torch.inference_mode()
-def _measure_size(
-    engine: Interpolator, width: int, height: int, densities: Sequence[float], turns: int, display: Display
-) -> Timing:
-    net, device = engine.network, torch.device(engine.device)
-    # As the engine does it: a processor makes the frames of a batch beside each other, a card in one launch.
-    at_once = engine.batch_at(width, height)
-    beside, batch = (at_once, 1) if device.type == "cpu" else (1, at_once)
-    alignment = net.config.alignment
-    factor = engine.factor_at(width, height)
-    columns, rows = (-(-side // (alignment * factor)) * alignment for side in (width, height))
-    cost = network_cost(net.config, columns, rows)
-    large = _pictures(batch, factor * rows, factor * columns).to(device)
-    frames = F.avg_pool2d(large, factor)
-    t = torch.full((batch,), 0.5, device=device)
-    backend = "tiles" if engine.backend == "dense" else engine.backend
-    kinds: list[float | None] = [None, *densities]
-    masks = {density: [mask.to(device) for mask in _masks(net, rows, columns, batch, density)] for density in densities}
-    gates = {kind: None if kind is None else fixed_gate(masks[kind]) for kind in kinds}
-    marks: dict[float | None, list[list[_Mark]]] = {kind: [] for kind in kinds}
+class Work:
+    """What the network does for frames of one size, again and again, at masks of chosen density."""
 
-    def run(kind: float | None) -> Iterator[None]:
-        """One launch, stage by stage."""
+    @torch.inference_mode()
+    def __init__(self, engine: Interpolator, width: int, height: int, densities: Sequence[float]) -> None:
+        net, device = engine.network, torch.device(engine.device)
+        alignment = net.config.alignment
+        self.network, self.device = net, device
+        self.at_once = engine.batch_at(width, height)
+        """Frames that are made at once."""
+        # As the engine does it: a processor makes the frames of a batch beside each other, a card in one launch.
+        self.beside, batch = (self.at_once, 1) if device.type == "cpu" else (1, self.at_once)
+        """Times that ``stages`` is to be gone through at once."""
+        self.factor = engine.factor_at(width, height)
+        self.columns, self.rows = (-(-side // (alignment * self.factor)) * alignment for side in (width, height))
+        """Of pixels, as the network sees the frames."""
+        self.backend = "tiles" if engine.backend == "dense" else engine.backend
+        self.masks = {
+            density: [mask.to(device) for mask in _masks(net, self.rows, self.columns, batch, density)]
+            for density in densities
+        }
+        self._gates = {density: fixed_gate(masks) for density, masks in self.masks.items()}
+        self._batch = batch
+        self._large = _pictures(batch, self.factor * self.rows, self.factor * self.columns).to(device)
+        self._frames = F.avg_pool2d(self._large, self.factor)
+        self._t = torch.full((batch,), 0.5, device=device)
+
+    def stages(self, density: float | None) -> Iterator[None]:
+        """One launch, ``STAGES`` one after the other; density: as in ``Measured``. To be gone through in inference
+        mode."""
+        net, batch, frames, t = self.network, self._batch, self._frames, self._t
         # Two encodings serve two made frames when one follows the other; one is what each costs.
         second = net.encode(frames[batch:])
         yield
@@ -127,18 +135,30 @@ def _measure_size(
         # In a video the searches of the pairs before and after serve those pairs as well: each made pair pays for one.
         found = None if flow is None else carry(trace(flow, flow, flow), t)
         yield
-        # Graphs are known by their gate; frames that are made beside each other take masks in turn from one each.
-        gate = gates[kind] if beside == 1 or kind is None else fixed_gate(masks[kind])
-        how = gate, backend, changed, factor > 1
+        gate = None
+        if density is not None:
+            # Graphs are known by their gate; frames that are made beside each other take masks in turn from one each.
+            gate = self._gates[density] if self.beside == 1 else fixed_gate(self.masks[density])
+        how = gate, self.backend, changed, self.factor > 1
         made = net.make(frames[:batch], frames[batch:], first, second, found, t, *how)
-        if factor > 1:
-            blend_enlarged(large[:batch], large[batch:], made.flow, made.blend, factor)
+        if self.factor > 1:
+            blend_enlarged(self._large[:batch], self._large[batch:], made.flow, made.blend, self.factor)
         yield
 
-    warm_up = _warm_up(device)
+
+@torch.inference_mode()
+def _measure_size(
+    engine: Interpolator, width: int, height: int, densities: Sequence[float], turns: int, display: Display
+) -> Timing:
+    work = Work(engine, width, height, densities)
+    net, device, at_once = work.network, work.device, work.at_once
+    cost = network_cost(net.config, work.columns, work.rows)
+    kinds: list[float | None] = [None, *densities]
+    marks: dict[float | None, list[list[_Mark]]] = {kind: [] for kind in kinds}
+    warm_up = warm_up_turns(device)
     for turn in range(warm_up + turns):
         for kind in kinds:
-            jobs = [partial(_advance, run(kind)) for _ in range(beside)]
+            jobs = [partial(_advance, work.stages(kind)) for _ in range(work.beside)]
             passed = [_mark(device)]
             for _ in STAGES:
                 engine.each(jobs)
@@ -152,23 +172,25 @@ def _measure_size(
         spent = dense
         if kind is not None:
             shares = [
-                performed_share(mask, level, rows // stride, columns // stride, backend, net.dtype).mean(0)
-                for mask, level, stride in zip(masks[kind], PRUNED, engine.strides, strict=True)
+                performed_share(mask, level, work.rows // stride, work.columns // stride, work.backend, net.dtype).mean(
+                    0
+                )
+                for mask, level, stride in zip(work.masks[kind], PRUNED, engine.strides, strict=True)
             ]
             spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())
         taken = zip(*([_between(*pair) / at_once for pair in pairwise(passed)] for passed in marks[kind]), strict=True)
         medians = dict(zip(STAGES, map(median, taken), strict=True))
         measured.append(Measured(kind, medians, spent / dense))
     with _Recorder() as recorder, only_torch():
-        list(run(None))
+        list(work.stages(None))
     alone = []
     for _ in range(turns + 1):
         begun = _mark(device)
-        engine.each([partial(_replay, recorder.calls)] * beside)
+        engine.each([partial(_replay, recorder.calls)] * work.beside)
         alone.append(_between(begun, _mark(device)) / at_once)
     for _ in kinds:
         display.advance()
-    return Timing(width, height, 1 / factor, at_once, measured, median(alone[1:]))
+    return Timing(width, height, 1 / work.factor, at_once, measured, median(alone[1:]))
 
 
 @torch.inference_mode()
@@ -207,7 +229,7 @@ def _replay(calls: Sequence[_Call]) -> None:
         func(*args, **kwargs)
 
 
-def _warm_up(device: torch.device) -> int:
+def warm_up_turns(device: torch.device) -> int:
     """Turns that do not count: on a card graphs are captured in the last of them."""
     return 1 if device.type == "cpu" else graphs.USES + 1
 
