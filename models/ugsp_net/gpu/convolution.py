@@ -3,6 +3,9 @@ cuDNN's are made for many; after cuDNN's one pass adds the bias and activates.""
 
 from __future__ import annotations
 
+import functools
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -26,7 +29,7 @@ def convolve_and_activate(conv: Conv, x: Tensor, slope: float) -> Tensor:
     weight, bias = conv.weight.to(x.dtype), conv.bias
     assert bias is not None
     few = weight.shape[0] <= MOST_MADE and padded(weight.shape[1]) <= MOST_READ
-    if few and conv.kernel_size == (3, 3) and x.element_size() == 2:
+    if few and conv.kernel_size == (3, 3) and x.element_size() == 2 and _pays(gpu.index_of(x.device)):
         return convolve(conv, x, slope)
     return add_and_activate(F.conv2d(x, weight, None, conv.stride, conv.padding), bias.to(x.dtype), slope)
 
@@ -63,8 +66,15 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
             ACROSS=across,
             PRECISION=precision(x.dtype),
             UPCAST=INTERPRETED,
+            num_warps=4 if inputs <= 64 else 8,
         )
     return target.permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _pays(index: int) -> bool:
+    """Cards before Ampere lack the registers: 2 KB of each thread would lie in memory."""
+    return index < 0 or torch.version.hip is not None or torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 def _pitched(rows: Tensor) -> Tensor:
