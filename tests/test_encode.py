@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.clips import Clip, Sound, make_clip, picture_planes
+from ugsp_cli import encoders
 from ugsp_cli.atomic import AtomicFile
 from ugsp_cli.decode import FrameReader
 from ugsp_cli.encode import EncodeOptions, FrameWriter, check_encoder
@@ -290,6 +291,45 @@ def test_encoders(tmp_path: Path, codec: str, capfd: pytest.CaptureFixture[str])
     rewrite(make_clip(tmp_path / "in.mp4"), output, frames=5, options=EncodeOptions(codec=codec))
     assert len(video_times(output)) == 5
     assert capfd.readouterr() == ("", "")
+
+
+def test_every_encoder_keeps_its_quality(tmp_path: Path) -> None:
+    """FFmpeg's own default for MPEG-4 is a bit rate for the pictures of 1999."""
+    source, sizes = make_clip(tmp_path / "in.mp4"), []
+    for crf in (None, 31):
+        output = tmp_path / f"{crf}.mkv"
+        rewrite(source, output, frames=10, options=EncodeOptions(codec="mpeg4", crf=crf))
+        sizes.append(output.stat().st_size)
+    assert sizes[1] < 0.5 * sizes[0]
+    info = probe(source)
+    with av.open(str(tmp_path / "None.mkv")) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            (luma, *_) = picture_planes(info.layout, info.width, info.height, number)
+            made = frame.to_ndarray()[: info.height].astype(float)
+            assert np.mean((made - luma) ** 2) < 4
+
+
+@pytest.mark.parametrize(
+    ("codec", "default", "chosen"),
+    [
+        ("libx264", {"crf": "18"}, {"crf": "30"}),
+        ("h264_nvenc", {"rc": "vbr", "cq": "19", "b": "0"}, {"rc": "vbr", "cq": "30", "b": "0"}),
+        ("hevc_qsv", {"global_quality": "21"}, {"global_quality": "30"}),
+        ("h264_amf", {"rc": "cqp", "qp_i": "19", "qp_p": "19", "qp_b": "19"}, None),
+        ("ffv1", {}, None),
+    ],
+)
+def test_quality_is_told_to_each_encoder_in_its_way(
+    tmp_path: Path, codec: str, default: dict[str, str], chosen: dict[str, str] | None
+) -> None:
+    """Those of graphics cards too, which this machine may not have; who asks for a bit rate gets that."""
+    if codec not in av.codecs_available:
+        pytest.skip("this FFmpeg has no such encoder")
+    info = probe(make_clip(tmp_path / "in.mp4"))
+    assert encoders._settings(codec, info, EncodeOptions(), []) == default
+    assert encoders._settings(codec, info, EncodeOptions(options={"b": "8M"}), []) == {"b": "8M"}
+    if chosen is not None:
+        assert encoders._settings(codec, info, EncodeOptions(crf=30), []) == chosen
 
 
 def test_webm_has_its_own_usual_encoders(tmp_path: Path) -> None:

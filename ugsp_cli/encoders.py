@@ -19,8 +19,26 @@ from ugsp_cli.pixels import ColourTags, PixelLayout
 
 __all__ = ["EncodeOptions", "EncoderPlan", "check_encoder", "configure", "plan_encoder", "usable_encoders"]
 
-# Constant quality that is hard to tell from the source, on each encoder's own scale.
-_DEFAULT_CRF = {"libx264": 18.0, "libx265": 20.0, "libsvtav1": 25.0, "libvpx-vp9": 24.0}
+# Constant quality that is hard to tell from the source, on each encoder's own scale. Those that are not told any aim at
+# a bit rate of FFmpeg's, 2 Mbit/s on graphics cards and 0.2 for MPEG-4, whatever the size of the picture.
+_DEFAULT_QUALITY = {
+    "libx264": 18.0,
+    "libx265": 20.0,
+    "libsvtav1": 25.0,
+    "libvpx-vp9": 24.0,
+    "mpeg4": 2.0,
+    "h264_nvenc": 19.0,
+    "hevc_nvenc": 21.0,
+    "av1_nvenc": 24.0,
+    "h264_qsv": 19.0,
+    "hevc_qsv": 21.0,
+    "av1_qsv": 24.0,
+    "h264_amf": 19.0,
+    "hevc_amf": 21.0,
+}
+
+# Options by which a user says how much is to be spent.
+_SPENDS = {"b", "crf", "qp", "cq", "rc", "global_quality", "qp_i", "qp_p", "qp_b", "qmin", "qmax", "flags"}
 
 # The encoders that are offered when one is not usable, in this order.
 _KNOWN_ENCODERS = (
@@ -50,7 +68,7 @@ class EncodeOptions:
     codec: str | None = None
     """FFmpeg's name of the encoder; None for the container's usual one."""
     crf: float | None = None
-    """Constant rate factor; None for a value that is hard to tell from the source."""
+    """Constant quality on the encoder's own scale; None for one that is hard to tell from the source."""
     preset: str | None = None
     """The encoder's preset; None for its default."""
     pix_fmt: str | None = None
@@ -194,9 +212,11 @@ def _usable_hint() -> str:
 def _settings(codec: str, info: MediaInfo, options: EncodeOptions, notes: list[str]) -> dict[str, str]:
     """The encoder's options by name. Raises UsageError for those that it does not have."""
     settings: dict[str, str] = {}
-    crf = options.crf if options.crf is not None else _DEFAULT_CRF.get(codec)
-    if crf is not None:
-        settings["crf"] = f"{crf:g}"
+    quality = options.crf
+    if quality is None and not _SPENDS & options.options.keys():
+        quality = _DEFAULT_QUALITY.get(codec)
+    if quality is not None:
+        settings |= _constant_quality(codec, quality)
     if options.preset is not None:
         settings["preset"] = options.preset
     if codec in _FEWER_AHEAD and info.width * info.height > _LARGE:
@@ -221,6 +241,21 @@ def _settings(codec: str, info: MediaInfo, options: EncodeOptions, notes: list[s
             key, value = written
             settings[key] = ":".join(filter(None, [value, settings.get(key)]))
     return settings
+
+
+def _constant_quality(codec: str, quality: float) -> dict[str, str]:
+    """The options by which an encoder keeps its quality the same, on its own scale."""
+    value = f"{quality:g}"
+    if codec.endswith("_nvenc"):
+        return {"rc": "vbr", "cq": value, "b": "0"}
+    if codec.endswith("_qsv"):
+        return {"global_quality": f"{quality:.0f}"}
+    if codec.endswith("_amf"):
+        kinds = ("qp_i", "qp_p", "qp_b") if codec == "h264_amf" else ("qp_i", "qp_p")
+        return {"rc": "cqp", **dict.fromkeys(kinds, f"{quality:.0f}")}
+    if codec == "mpeg4":
+        return dict.fromkeys(("qmin", "qmax"), f"{quality:.0f}")
+    return {"crf": value}
 
 
 def _pixel_formats(codec: av.Codec, info: MediaInfo, options: EncodeOptions) -> list[str]:

@@ -279,7 +279,8 @@ def encode_options() -> Decorator:
                 "--crf",
                 type=click.FloatRange(0),
                 metavar="X",
-                help="Quality of the encoder: lower is better and larger. Default: 18 for libx264.",
+                help="Constant quality on the encoder's own scale: lower is better and larger. Default: what is hard "
+                "to tell from the input, 18 for libx264. `--encoder-option b=8M` asks for a bit rate instead.",
             ),
             click.option("--preset", metavar="NAME", help="Speed of the encoder, for example fast or slow."),
             click.option(
