@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from tests.clips import Clip, Sound, make_clip
 from tests.fakes import ACTIVE, FakeEngine
+from ugsp_cli import encoders, pipeline
 from ugsp_cli.console import SilentDisplay
 from ugsp_cli.decode import FrameReader
 from ugsp_cli.encode import FrameWriter
@@ -340,6 +343,43 @@ def test_what_the_network_had_to_give_up_is_told(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.notes.append("memory ran out")
     assert "memory ran out" in run_job(job_to(tmp_path, source), engine, SilentDisplay()).notes
+
+
+def test_who_waits_for_the_encoder_hears_of_the_card_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_clip(tmp_path / "in.mp4", Clip(4, Fraction(30)))
+    opened: list[str] = []
+
+    def opens(name: str) -> bool:
+        opened.append(name)
+        return True
+
+    monkeypatch.setattr(encoders, "_opens_at_all", opens)
+    monkeypatch.setattr(av, "codecs_available", {"h264_nvenc"})
+
+    def told(engine: FakeEngine, **changes: Any) -> bool:
+        notes = run_job(job_to(tmp_path, source, overwrite=True, **changes), engine, SilentDisplay()).notes
+        return any("--codec h264_nvenc" in note for note in notes)
+
+    engine = FakeEngine()
+    monkeypatch.setattr(FrameWriter, "close", slow(FrameWriter.close))
+    assert not told(engine)
+    monkeypatch.setattr(FakeEngine, "device", "cuda:0")
+    monkeypatch.setattr(pipeline, "_short_turns", lambda device: nullcontext())
+    assert told(engine)
+    assert not told(engine, encode=LOSSLESS, output=tmp_path / "out.mkv")
+    assert not told(engine, output=tmp_path / "out.webm")
+    assert not told(FakeEngine(8, before=lambda: time.sleep(1.5)))
+    assert opened == ["h264_nvenc"]
+
+
+def slow(close: Callable[[FrameWriter], None]) -> Callable[[FrameWriter], None]:
+    """An encoder with much to do in the end."""
+
+    def closes(writer: FrameWriter) -> None:
+        time.sleep(0.5)
+        close(writer)
+
+    return closes
 
 
 def test_sound_is_copied_but_not_into_slow_motion(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.media import MediaInfo
 from ugsp_cli.pixels import ColourTags, PixelLayout
 
-__all__ = ["EncodeOptions", "EncoderPlan", "check_encoder", "configure", "plan_encoder", "usable_encoders"]
+__all__ = [
+    "EncodeOptions",
+    "EncoderPlan",
+    "card_encoder",
+    "check_encoder",
+    "configure",
+    "plan_encoder",
+    "usable_encoders",
+]
 
 # Constant quality that is hard to tell from the source, on each encoder's own scale. Those that are not told any aim at
 # a bit rate of FFmpeg's, 2 Mbit/s on graphics cards and 0.2 for MPEG-4, whatever the size of the picture.
@@ -203,6 +211,13 @@ def _opens_at_all(name: str) -> bool:
 def usable_encoders() -> list[str]:
     """The well-known video encoders that open on this machine."""
     return [name for name in _KNOWN_ENCODERS if name in av.codecs_available and _opens_at_all(name)]
+
+
+def card_encoder(output: Path, bits: int) -> str | None:
+    """An NVIDIA card's encoder for so many bits that opens on this machine, where the output may hold what it makes."""
+    name = "h264_nvenc" if bits == 8 else "hevc_nvenc"
+    fits = output.suffix.lower() != ".webm" and name in av.codecs_available
+    return name if fits and _opens_at_all(name) else None
 
 
 def _usable_hint() -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from ugsp_cli.atomic import check_target
 from ugsp_cli.decode import Frame, FrameReader
 from ugsp_cli.encode import FrameWriter
-from ugsp_cli.encoders import EncodeOptions, plan_encoder
+from ugsp_cli.encoders import EncodeOptions, card_encoder, plan_encoder
 from ugsp_cli.errors import OutputError, UsageError
 from ugsp_cli.media import MediaInfo, probe
 from ugsp_cli.naming import same_file
@@ -377,4 +377,14 @@ class _Run:
             with self._encoding.running():
                 self._writer.close()
             notes.extend(self._writer.notes)
+            notes.extend(self._faster_encoder())
         return notes
+
+    def _faster_encoder(self) -> list[str]:
+        """What to say where a card waited for the encoder, though it has one itself."""
+        waited = self._encoding.seconds > max(self._computing.seconds, self._decoding.seconds)
+        output = self._job.output
+        if output is None or not waited or self._job.encode.codec or not self._engine.device.startswith("cuda"):
+            return []
+        name = card_encoder(output, self._reader.info.layout.bits)
+        return [f"the encoder was busy longest: --codec {name} encodes on the card"] if name else []
