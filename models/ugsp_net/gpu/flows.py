@@ -30,17 +30,17 @@ def enlarged(begun: Tensor, flow: Tensor, found: Tensor) -> Tensor:
     batch, channels, height, width = begun.shape
     out = gpu.empty((batch, channels, height, width), begun)
     with gpu.on(begun.device):
-        _enlarge[(triton.cdiv(height * width, BLOCK), batch * channels)](
+        _enlarge[(triton.cdiv(height * width, BLOCK), batch)](
             begun,
             flow,
             found,
             out,
             height * width,
             width,
-            channels,
             *begun.stride(),
             *flow.stride(),
             *found.stride(),
+            CHANNELS=channels,
             BLOCK=BLOCK,
         )
     return out
@@ -141,7 +141,6 @@ def _differs(
     do_not_specialize=[
         "positions",
         "width",
-        "channels",
         "begun_picture",
         "begun_channel",
         "begun_row",
@@ -157,13 +156,12 @@ def _differs(
     ]
 )
 def _enlarge(
-    begun: tl.tensor,  # [B, C, H, W] fp32, any strides, as those below
-    flow: tl.tensor,  # [B, C, H / 2, W / 2] fp32
+    begun: tl.tensor,  # [B, CHANNELS, H, W] fp32, any strides, as those below
+    flow: tl.tensor,  # [B, CHANNELS, H / 2, W / 2] fp32
     found: tl.tensor,  # the same
-    out: tl.tensor,  # [B, C, H, W] fp32, out
+    out: tl.tensor,  # [B, CHANNELS, H, W] fp32, out
     positions: tl.tensor,  # H * W
     width: tl.tensor,
-    channels: tl.tensor,
     begun_picture: tl.tensor,
     begun_channel: tl.tensor,
     begun_row: tl.tensor,
@@ -176,30 +174,37 @@ def _enlarge(
     found_channel: tl.tensor,
     found_row: tl.tensor,
     found_column: tl.tensor,
+    CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """What was added to the flow that was found, enlarged bilinearly, in positions of the larger one."""
-    plane = tl.program_id(1).to(tl.int64)
-    picture = plane // channels
-    channel = plane % channels
+    picture = tl.program_id(1).to(tl.int64)
     position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = position < positions
     y = position // width
     x = position % width
-    begun += picture * begun_picture + channel * begun_channel
-    flow += picture * flow_picture + channel * flow_channel
-    found += picture * found_picture + channel * found_channel
+    begun += picture * begun_picture
+    flow += picture * flow_picture
+    found += picture * found_picture
+    out += picture * CHANNELS * positions
     # Every position lies between two rows and two columns, its own a quarter of a position away.
     row = y // 2
     column = x // 2
     other_row = tl.minimum(tl.maximum(row + 2 * (y % 2) - 1, 0), positions // width // 2 - 1)
     other_column = tl.minimum(tl.maximum(column + 2 * (x % 2) - 1, 0), width // 2 - 1)
-    near = 0.75 * _differs(flow, found, row, column, flow_row, flow_column, found_row, found_column, exists)
-    near += 0.25 * _differs(flow, found, row, other_column, flow_row, flow_column, found_row, found_column, exists)
-    far = 0.75 * _differs(flow, found, other_row, column, flow_row, flow_column, found_row, found_column, exists)
-    far += 0.25 * _differs(flow, found, other_row, other_column, flow_row, flow_column, found_row, found_column, exists)
-    made = tl.load(begun + y * begun_row + x * begun_column, mask=exists, other=0.0) + 2.0 * (0.75 * near + 0.25 * far)
-    tl.store(out + plane * positions + position, made, mask=exists)
+    for _ in tl.static_range(CHANNELS):
+        near = 0.75 * _differs(flow, found, row, column, flow_row, flow_column, found_row, found_column, exists)
+        near += 0.25 * _differs(flow, found, row, other_column, flow_row, flow_column, found_row, found_column, exists)
+        far = 0.75 * _differs(flow, found, other_row, column, flow_row, flow_column, found_row, found_column, exists)
+        far += 0.25 * _differs(
+            flow, found, other_row, other_column, flow_row, flow_column, found_row, found_column, exists
+        )
+        made = tl.load(begun + y * begun_row + x * begun_column, mask=exists, other=0.0)
+        tl.store(out + position, made + 2.0 * (0.75 * near + 0.25 * far), mask=exists)
+        begun += begun_channel
+        flow += flow_channel
+        found += found_channel
+        out += positions
 
 
 @triton.jit(

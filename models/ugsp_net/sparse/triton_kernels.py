@@ -157,13 +157,14 @@ def fill_pruned(
     # Pictures lie below each other and are whole blocks high, so the row of blocks needs no picture.
     entry = (position // (level_width * SIDE)) * columns + (position % level_width) // SIDE
     pruned = exists & (tl.load(mask + entry, mask=exists, other=1.0) == 0)
-    column = tl.arange(0, BLOCK_N)
-    value = tl.load(values + column, mask=column < COLUMNS, other=0.0).to(target.dtype.element_ty)
-    tl.store(
-        target + position.to(tl.int64)[:, None] * COLUMNS + column[None, :],
-        tl.broadcast_to(value[None, :], [BLOCK_M, BLOCK_N]),
-        mask=pruned[:, None] & (column < COLUMNS)[None, :],
-    )
+    if tl.max(pruned.to(tl.int32), axis=0) > 0:
+        column = tl.arange(0, BLOCK_N)
+        value = tl.load(values + column, mask=column < COLUMNS, other=0.0).to(target.dtype.element_ty)
+        tl.store(
+            target + position.to(tl.int64)[:, None] * COLUMNS + column[None, :],
+            tl.broadcast_to(value[None, :], [BLOCK_M, BLOCK_N]),
+            mask=pruned[:, None] & (column < COLUMNS)[None, :],
+        )
 
 
 @triton.jit(do_not_specialize=["positions", "level_height", "level_width"])
