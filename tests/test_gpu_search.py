@@ -113,6 +113,21 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
     assert best.shape == (2, 2, 10, 14)
 
 
+@kernels
+def test_nothing_is_read_behind_the_pictures() -> None:
+    """By patches in the last rows that move out of the picture, at every size: where kernels are interpreted there is
+    no memory (``full_of_nan``)."""
+    first, second = (255 * texture(34, 50, seed)[:, :1].contiguous() for seed in (0, 1))
+    for level in range(3):
+        for far in (-90.0, 3.3, 90.0):
+            begun = torch.full((1, 2, 9, 13), far, device=DEVICE)
+            with torch.inference_mode():
+                _, best = gpu_search.search_size(
+                    moved(first), moved(second), begun, begun[..., ::2, ::2].contiguous(), level
+                )
+            assert best.isfinite().all()
+
+
 @needs_triton
 @pytest.mark.gpu
 def test_replays_follow_what_they_are_given() -> None:

@@ -230,8 +230,9 @@ class _Frames:
     def rounds(self, every: int) -> tuple[tuple[int, int], dict[str, Any]]:
         """Programs of a round that looks with one in so many rows of a patch, and its constants."""
         grid = triton.cdiv(self.rows * self.columns, PATCHES), self.grid[1]
-        sizes = {name: self.sizes[name] for name in ("SAMPLES", "PATCH", "CELL")}
-        return grid, sizes | {"EVERY": every, "LANES": LANES, "PATCHES": PATCHES, "PAD": PAD}
+        sizes = {name: self.sizes[name] for name in ("PATCH", "CELL")}
+        told = {"count": self.samples // search.PATCH, "every": every}  # known at run time: one kernel for all sizes
+        return grid, sizes | told | {"LANES": LANES, "PATCHES": PATCHES, "PAD": PAD}
 
 
 def _around(frames: _Frames, reach: int) -> dict[str, Any]:
@@ -476,9 +477,9 @@ def _row_misfit(
 
 
 @triton.jit
-def _cost_of(total: tl.tensor, squares: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
+def _cost_of(total: tl.tensor, squares: tl.tensor, samples: tl.tensor) -> tl.tensor:
     """Squared difference less that of the means, from sums over samples."""
-    return tl.maximum(squares - total * total * (1.0 / SAMPLES), 0.0)
+    return tl.maximum(squares - total * total * (1.0 / samples), 0.0)
 
 
 @triton.jit
@@ -492,25 +493,25 @@ def _costs(
     down: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
-    SAMPLES: tl.constexpr,
+    count: tl.tensor,
+    every: tl.tensor,
     PATCH: tl.constexpr,
-    EVERY: tl.constexpr,
 ) -> tl.tensor:
     """What patches cost that move by flows, by a thread for each flow: [PATCHES, LANES]."""
     x, right = _led(left[:, None], across, width, PATCH)
     y, lower = _led(top[:, None], down, height, PATCH)
-    begin = (EVERY // 2) * pitch
+    begin = (every // 2) * pitch
     own = first + (top[:, None] * pitch + left[:, None] + begin)
     there = second + (y * pitch + x + begin)
     total = tl.zeros_like(across)
     squares = tl.zeros_like(across)
-    for _ in range(SAMPLES // PATCH):
+    for _ in range(count):
         added, more = _row_misfit(own, there, pitch, right, lower, PATCH)
         total += added
         squares += more
-        own += EVERY * pitch
-        there += EVERY * pitch
-    return _cost_of(total, squares, SAMPLES)
+        own += every * pitch
+        there += every * pitch
+    return _cost_of(total, squares, count * PATCH)
 
 
 @triton.jit
@@ -524,32 +525,26 @@ def _cost_by_rows(
     down: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
-    SAMPLES: tl.constexpr,
+    count: tl.tensor,
+    every: tl.tensor,
     PATCH: tl.constexpr,
-    EVERY: tl.constexpr,
     LANES: tl.constexpr,
 ) -> tl.tensor:
     """What patches cost that move by a flow, by several threads for each: [PATCHES]."""
-    count: tl.constexpr = SAMPLES // PATCH
-    number = tl.arange(0, LANES)[None, :]
     x, right = _led(left[:, None], across[:, None], width, PATCH)
     y, lower = _led(top[:, None], down[:, None], height, PATCH)
-    begin = (number * EVERY + EVERY // 2) * pitch
-    own = first + (top[:, None] * pitch + left[:, None] + begin)
-    there = second + (y * pitch + x + begin)
+    own = first + (top[:, None] * pitch + left[:, None])
+    there = second + (y * pitch + x)
     total = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
     squares = total
-    for turn in range((count + LANES - 1) // LANES):
-        added, more = _row_misfit(own, there, pitch, right, lower, PATCH)
-        if count % LANES:
-            exists = turn * LANES + number < count
-            added = tl.where(exists, added, 0.0)
-            more = tl.where(exists, more, 0.0)
-        total += added
-        squares += more
-        own += LANES * EVERY * pitch
-        there += LANES * EVERY * pitch
-    return _cost_of(tl.sum(total, axis=1), tl.sum(squares, axis=1), SAMPLES)
+    for turn in range(tl.cdiv(count, LANES)):
+        number = turn * LANES + tl.arange(0, LANES)[None, :]
+        # Those beyond the last row see that again, since nothing is known of what lies farther away.
+        begin = (tl.minimum(number, count - 1) * every + every // 2) * pitch
+        added, more = _row_misfit(own + begin, there + begin, pitch, right, lower, PATCH)
+        total += tl.where(number < count, added, 0.0)
+        squares += tl.where(number < count, more, 0.0)
+    return _cost_of(tl.sum(total, axis=1), tl.sum(squares, axis=1), count * PATCH)
 
 
 @triton.jit
@@ -577,13 +572,12 @@ def _step(
     height: tl.tensor,
     width: tl.tensor,
     damping: tl.tensor,
-    SAMPLES: tl.constexpr,
+    count: tl.tensor,
+    every: tl.tensor,
     PATCH: tl.constexpr,
-    EVERY: tl.constexpr,
     LANES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """The flow (x, y) after a Gauss-Newton step, [PATCHES] each."""
-    count: tl.constexpr = SAMPLES // PATCH
     x, right = _led(left[:, None], across[:, None], width, PATCH)
     y, lower = _led(top[:, None], down[:, None], height, PATCH)
     nothing = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
@@ -595,27 +589,26 @@ def _step(
     xy = nothing
     along_x = nothing
     along_y = nothing
-    for turn in range((count + LANES - 1) // LANES):
+    for turn in range(tl.cdiv(count, LANES)):
         number = turn * LANES + tl.arange(0, LANES)[None, :]
         exists = number < count
-        row = top[:, None] + (number * EVERY + EVERY // 2)
+        inner = tl.minimum(number, count - 1) * every + every // 2
+        row = top[:, None] + inner
         known = exists & (row >= 0) & (row < height)
         own = first + (row * pitch + left[:, None])
-        there = second + ((y + (number * EVERY + EVERY // 2)) * pitch + x)
+        there = second + ((y + inner) * pitch + x)
         found = _between(there, pitch, lower)
         before = tl.load(own - 1)
         here = tl.load(own)
         for column in tl.static_range(PATCH):
             beside = _between(there + (column + 1), pitch, lower)
             after = tl.load(own + (column + 1))
-            residual = found + right * (beside - found) - here
+            residual = tl.where(exists, found + right * (beside - found) - here, 0.0)
             # Outside the frame nothing is known of where it slopes.
             inside = known & (left[:, None] >= -column) & (left[:, None] < width - column)
             slope_x = tl.where(inside, 0.5 * (after - before), 0.0)
             slope_y = tl.load(own + pitch + column) - tl.load(own - pitch + column)
             slope_y = tl.where(inside, 0.5 * slope_y, 0.0)
-            if count % LANES:
-                residual = tl.where(exists, residual, 0.0)
             rest += residual
             sum_x += slope_x
             sum_y += slope_y
@@ -627,20 +620,37 @@ def _step(
             found = beside
             before = here
             here = after
+    samples = count * PATCH
     # Slopes less each patch's mean: a change of brightness is no motion.
-    mean_x = tl.sum(sum_x, axis=1) * (1.0 / SAMPLES)
-    mean_y = tl.sum(sum_y, axis=1) * (1.0 / SAMPLES)
+    mean_x = tl.sum(sum_x, axis=1) * (1.0 / samples)
+    mean_y = tl.sum(sum_y, axis=1) * (1.0 / samples)
     total = tl.sum(rest, axis=1)
-    a = tl.sum(xx, axis=1) - SAMPLES * mean_x * mean_x + damping
-    b = tl.sum(yy, axis=1) - SAMPLES * mean_y * mean_y + damping
-    c = tl.sum(xy, axis=1) - SAMPLES * mean_x * mean_y
+    a = tl.sum(xx, axis=1) - samples * mean_x * mean_x + damping
+    b = tl.sum(yy, axis=1) - samples * mean_y * mean_y + damping
+    c = tl.sum(xy, axis=1) - samples * mean_x * mean_y
     to_x = tl.sum(along_x, axis=1) - mean_x * total
     to_y = tl.sum(along_y, axis=1) - mean_y * total
     scale = 1.0 / (a * b - c * c)
     return across - (b * to_x - c * to_y) * scale, down - (a * to_y - c * to_x) * scale
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "fits"])
+@triton.jit(
+    do_not_specialize=[
+        "height",
+        "width",
+        "rows",
+        "columns",
+        "flow_batch",
+        "flow_plane",
+        "flow_row",
+        "coarser_batch",
+        "coarser_plane",
+        "coarser_row",
+        "fits",
+        "count",
+        "every",
+    ]
+)
 def _begin(
     padded: tl.tensor,  # [2, B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
     height: tl.tensor,
@@ -657,12 +667,12 @@ def _begin(
     coarser_plane: tl.tensor,
     coarser_row: tl.tensor,
     fits: tl.tensor,
+    count: tl.tensor,  # of the rows with which patches look ...
+    every: tl.tensor,  # ... one in so many of theirs
     REACH: tl.constexpr,  # at the smallest size every displacement within so many positions is tried, else 0
     BEGUN: tl.constexpr,  # whether there is a flow to begin with
-    SAMPLES: tl.constexpr,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
-    EVERY: tl.constexpr,  # patches look with one in so many of their rows
     LANES: tl.constexpr,
     PATCHES: tl.constexpr,
     PAD: tl.constexpr,
@@ -679,7 +689,7 @@ def _begin(
         place = flow + picture * flow_batch + row * flow_row + column
         across = 2.0 * tl.load(place)
         down = 2.0 * tl.load(place + flow_plane)
-    cost = _cost_by_rows(first, second, pitch, top, left, across, down, height, width, SAMPLES, PATCH, EVERY, LANES)
+    cost = _cost_by_rows(first, second, pitch, top, left, across, down, height, width, count, every, PATCH, LANES)
     cost = tl.where(cost > fits, cost, -float("inf"))
     if tl.max(cost, axis=0) > -float("inf"):
         if REACH > 0:
@@ -689,7 +699,7 @@ def _begin(
                 nothing = tl.zeros_like(across)[:, None]
                 tried_x = nothing + (number // side - REACH).to(tl.float32)
                 tried_y = nothing + (number % side - REACH).to(tl.float32)
-                tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY)
+                tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH)
                 tried = tl.where(number < side * side, tried, float("inf"))
                 across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
         else:
@@ -697,7 +707,7 @@ def _begin(
             tried_x = 2.0 * tl.load(place)
             tried_y = 2.0 * tl.load(place + coarser_plane)
             tried = _cost_by_rows(
-                first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY, LANES
+                first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH, LANES
             )
             across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(state, rows * columns), patch, exists, across, down, cost, rows * columns)
@@ -711,7 +721,7 @@ def _nearest(position: tl.tensor, count: tl.tensor) -> tl.tensor:
     return ((position + 12582912.0) - 12582912.0).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "pictures"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "pictures", "count", "every"])
 def _try_back(
     padded: tl.tensor,
     height: tl.tensor,
@@ -721,37 +731,37 @@ def _try_back(
     before: tl.tensor,  # [B, 3, rows * columns] fp32, as ``_begin`` writes it
     after: tl.tensor,  # the same, out
     pictures: tl.tensor,  # the second half are the others of the first half
-    SAMPLES: tl.constexpr,
+    count: tl.tensor,
+    every: tl.tensor,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
-    EVERY: tl.constexpr,
     LANES: tl.constexpr,
     PATCHES: tl.constexpr,
     PAD: tl.constexpr,
 ) -> None:
     """Try the way back from the patch of the other frame that is nearest to where each patch leads."""
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
-    count = rows * columns
-    own = _state_of(before, count)
+    patches = rows * columns
+    own = _state_of(before, patches)
     picture = tl.program_id(1)
-    other = before + ((picture + pictures // 2) % pictures).to(tl.int64) * (3 * count)
+    other = before + ((picture + pictures // 2) % pictures).to(tl.int64) * (3 * patches)
     across = tl.load(own + patch)
-    down = tl.load(own + count + patch)
-    cost = tl.load(own + 2 * count + patch)
+    down = tl.load(own + patches + patch)
+    cost = tl.load(own + 2 * patches + patch)
     if tl.max(cost, axis=0) > -float("inf"):
         first, second, pitch = _pictures(padded, height, width, PAD)
         row = _nearest((patch // columns).to(tl.float32) + down * (1.0 / CELL), rows)
         column = _nearest((patch % columns).to(tl.float32) + across * (1.0 / CELL), columns)
         tried_x = -tl.load(other + row * columns + column)
-        tried_y = -tl.load(other + count + row * columns + column)
+        tried_y = -tl.load(other + patches + row * columns + column)
         tried = _cost_by_rows(
-            first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY, LANES
+            first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH, LANES
         )
         across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
-    _keep(_state_of(after, count), patch, exists, across, down, cost, count)
+    _keep(_state_of(after, patches), patch, exists, across, down, cost, patches)
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "side", "damping"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "side", "damping", "count", "every"])
 def _try_around(
     padded: tl.tensor,
     height: tl.tensor,
@@ -762,21 +772,21 @@ def _try_around(
     after: tl.tensor,  # the same, out
     side: tl.tensor,  # patches to those whose flow is tried
     damping: tl.tensor,
-    SAMPLES: tl.constexpr,
+    count: tl.tensor,
+    every: tl.tensor,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
-    EVERY: tl.constexpr,
     LANES: tl.constexpr,  # 4
     PATCHES: tl.constexpr,
     PAD: tl.constexpr,
 ) -> None:
     """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
-    count = rows * columns
-    before = _state_of(before, count)
+    patches = rows * columns
+    before = _state_of(before, patches)
     across = tl.load(before + patch)
-    down = tl.load(before + count + patch)
-    cost = tl.load(before + 2 * count + patch)
+    down = tl.load(before + patches + patch)
+    cost = tl.load(before + 2 * patches + patch)
     if tl.max(cost, axis=0) > -float("inf"):
         first, second, pitch = _pictures(padded, height, width, PAD)
         beside = tl.arange(0, LANES)[None, :]  # above, below, left, right
@@ -784,17 +794,17 @@ def _try_around(
         column = (patch % columns)[:, None] + tl.where(beside < 2, 0, (2 * beside - 5) * side)
         there = _edge(row, rows) * columns + _edge(column, columns)
         tried_x = tl.load(before + there)
-        tried_y = tl.load(before + count + there)
-        tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, SAMPLES, PATCH, EVERY)
+        tried_y = tl.load(before + patches + there)
+        tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH)
         across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
         stepped_x, stepped_y = _step(
-            first, second, pitch, top, left, across, down, height, width, damping, SAMPLES, PATCH, EVERY, LANES
+            first, second, pitch, top, left, across, down, height, width, damping, count, every, PATCH, LANES
         )
         cost_there = _cost_by_rows(
-            first, second, pitch, top, left, stepped_x, stepped_y, height, width, SAMPLES, PATCH, EVERY, LANES
+            first, second, pitch, top, left, stepped_x, stepped_y, height, width, count, every, PATCH, LANES
         )
         across, down, cost = _better(cost_there, stepped_x, stepped_y, cost, across, down)
-    _keep(_state_of(after, count), patch, exists, across, down, cost, count)
+    _keep(_state_of(after, patches), patch, exists, across, down, cost, patches)
 
 
 @triton.jit
