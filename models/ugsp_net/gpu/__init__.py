@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 before_compiling: list[Callable[[], None]] = []
-"""Called, and taken away, before the first kernel where Triton keeps none yet: compiling them takes about half a minute."""
+"""Called, and taken away, before the first kernel where Triton keeps none yet: compiling them takes half a minute."""
 
 _refused: list[None] = []
 

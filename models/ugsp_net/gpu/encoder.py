@@ -62,16 +62,7 @@ def _taps(weight: Tensor) -> Tensor:
 
 @triton.jit
 def _gathered(
-    frame: tl.tensor,
-    channel_stride: tl.tensor,
-    row_stride: tl.tensor,
-    y: tl.tensor,
-    x: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    exists: tl.tensor,
-    scale: tl.tensor,
-    offset: tl.tensor,
+    told: tl.tensor,
     KIND: tl.constexpr,
     TAPS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -79,10 +70,12 @@ def _gathered(
     STEP: tl.constexpr,
 ) -> tl.tensor:
     """Every STEP-th tap of every colour from the FIRST on, of that type: [positions, 2, ..., 2], DEPTH / STEP of each.
+    told: the frame and its strides; where positions lie in it, and which there are; its size, scale and offset.
 
     Joined one by one, so that threads beside each other read what lies beside each other: of a tile of taps and
     positions some versions of Triton let them read taps.
     """
+    frame, channel_stride, row_stride, y, x, exists, height, width, scale, offset = told
     if STEP == DEPTH:
         if FIRST < TAPS:
             row = y + (FIRST % 9 // 3 - 1)
@@ -95,40 +88,8 @@ def _gathered(
         else:
             made = tl.zeros_like(x).to(KIND)
     else:
-        even = _gathered(
-            frame,
-            channel_stride,
-            row_stride,
-            y,
-            x,
-            height,
-            width,
-            exists,
-            scale,
-            offset,
-            KIND,
-            TAPS,
-            DEPTH,
-            FIRST,
-            2 * STEP,
-        )
-        odd = _gathered(
-            frame,
-            channel_stride,
-            row_stride,
-            y,
-            x,
-            height,
-            width,
-            exists,
-            scale,
-            offset,
-            KIND,
-            TAPS,
-            DEPTH,
-            FIRST + STEP,
-            2 * STEP,
-        )
+        even = _gathered(told, KIND, TAPS, DEPTH, FIRST, 2 * STEP)
+        odd = _gathered(told, KIND, TAPS, DEPTH, FIRST + STEP, 2 * STEP)
         made = tl.join(even, odd)
     return made
 
@@ -167,23 +128,9 @@ def _first_features(
     lane = tl.arange(0, LANES)
     kind: tl.constexpr = out.dtype.element_ty
     k = tl.arange(0, DEPTH)
-    value = _gathered(
-        frame + picture * picture_stride,
-        channel_stride,
-        row_stride,
-        y,
-        x,
-        height,
-        width,
-        exists,
-        scale,
-        offset,
-        kind,
-        9 * COLOURS,
-        DEPTH,
-        0,
-        1,
-    )
+    start = frame + picture * picture_stride
+    told = start, channel_stride, row_stride, y, x, exists, height, width, scale, offset
+    value = _gathered(told, kind, 9 * COLOURS, DEPTH, 0, 1)
     value = tl.reshape(value, [POSITIONS, DEPTH])
     known = (k < 9 * COLOURS)[:, None] & (lane < CHANNELS)[None, :]
     weight = tl.load(weights + k[:, None] * CHANNELS + lane[None, :], mask=known, other=0.0)
