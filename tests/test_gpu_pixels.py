@@ -149,8 +149,7 @@ def test_logits(channels: int, side: int, dtype: torch.dtype, tolerance: float) 
 
 
 @kernels
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (13, 21)])
-@pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize(("rows", "columns", "share"), [(1, 1, 1.0), (13, 21, 0.02), (7, 9, 0.0)])
 def test_what_moves(rows: int, columns: int, share: float) -> None:
     """Where nothing differs, little or all; flow that is no number is not slow."""
     torch.manual_seed(0)

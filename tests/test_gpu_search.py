@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes one program after the other, so they are few."""
     if INTERPRETED:
         monkeypatch.setattr(gpu_search, "AT_ONCE", 4096)
-        monkeypatch.setattr(gpu_search, "PATCHES", 128)
+        monkeypatch.setattr(gpu_search, "PATCHES", 256)
         monkeypatch.setattr(search, "LOST_LEAST", 6)
         monkeypatch.setattr(search, "FAR", 3)
         monkeypatch.setattr(search, "COLOUR_STEPS", ((3, 2.0), (1, 0.5)))
@@ -115,11 +115,11 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
 
 @kernels
 def test_nothing_is_read_behind_the_pictures() -> None:
-    """By patches in the last rows that move out of the picture, at every size: where kernels are interpreted there is
-    no memory (``full_of_nan``)."""
+    """By patches in the last rows that move out of the picture, where rows are left out. There is no memory where kernels
+    are interpreted (``full_of_nan``)."""
     first, second = (255 * texture(34, 50, seed)[:, :1].contiguous() for seed in (0, 1))
-    for level in range(3):
-        for far in (-90.0, 3.3, 90.0):
+    for level in (0, 1):
+        for far in (-90.0, 90.0):
             begun = torch.full((1, 2, 9, 13), far, device=DEVICE)
             with torch.inference_mode():
                 _, best = gpu_search.search_size(
