@@ -115,8 +115,8 @@ def test_flow_that_is_no_number_reads_nothing_outside() -> None:
 
 @kernels
 def test_nothing_is_read_behind_the_pictures() -> None:
-    """By patches in the last rows that move out of the picture, where rows are left out. There is no memory where kernels
-    are interpreted (``full_of_nan``)."""
+    """By patches in the last rows that move out of the picture, where rows are left out: interpreted there is no memory
+    there (``full_of_nan``)."""
     first, second = (255 * texture(34, 50, seed)[:, :1].contiguous() for seed in (0, 1))
     for level in (0, 1):
         for far in (-90.0, 90.0):
