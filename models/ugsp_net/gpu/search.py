@@ -1,8 +1,8 @@
 """The patches of ``search`` on CUDA devices: the same ones and the same tries, in a kernel for each round.
 
-In torch a try reads and writes everything several times over. Here a program holds some patches with all of their
-samples in registers, so that a round reads flows and writes flows, and frames are read through the cache. Between
-rounds there are two states, since a patch looks at what those around it had found before the round.
+In torch a try reads and writes everything several times over. Here a round reads flows and writes flows: what is
+compared stays in registers, and frames are read through the cache, each position of a patch's row once. Between rounds
+there are two states, since a patch looks at what those around it had found before the round.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
     flow, agree = flow.contiguous(), agree.contiguous()
     batch, channels, height, width = flow.shape
     rows, columns = agree.shape[-2:]
-    lines = torch.empty(rows + columns, dtype=torch.int32, device=flow.device)
+    lines = gpu.empty((rows + columns,), flow, torch.int32)
     out = gpu.empty((batch, channels, height, width), flow)
     with gpu.on(flow.device):
         _differing_lines[(rows + columns,)](agree, lines, batch, rows, columns, BLOCK=LINE)
@@ -483,21 +483,13 @@ def _cost_of(total: tl.tensor, squares: tl.tensor, samples: tl.tensor) -> tl.ten
 
 
 @triton.jit
-def _costs(
-    first: tl.tensor,
-    second: tl.tensor,
-    pitch: tl.tensor,
-    top: tl.tensor,
-    left: tl.tensor,
-    across: tl.tensor,
-    down: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    count: tl.tensor,
-    every: tl.tensor,
-    PATCH: tl.constexpr,
-) -> tl.tensor:
-    """What patches cost that move by flows, by a thread for each flow: [PATCHES, LANES]."""
+def _costs(told: tl.tensor, across: tl.tensor, down: tl.tensor, PATCH: tl.constexpr) -> tl.tensor:
+    """What patches cost that move by flows, by a thread for each flow: [PATCHES, LANES].
+
+    told, here and below: where both pictures begin, and the pitch of their rows; where the patches begin [PATCHES]; the
+    pictures' size; with how many rows patches look, one in how many.
+    """
+    first, second, pitch, top, left, height, width, count, every = told
     x, right = _led(left[:, None], across, width, PATCH)
     y, lower = _led(top[:, None], down, height, PATCH)
     begin = (every // 2) * pitch
@@ -516,21 +508,10 @@ def _costs(
 
 @triton.jit
 def _cost_by_rows(
-    first: tl.tensor,
-    second: tl.tensor,
-    pitch: tl.tensor,
-    top: tl.tensor,
-    left: tl.tensor,
-    across: tl.tensor,
-    down: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    count: tl.tensor,
-    every: tl.tensor,
-    PATCH: tl.constexpr,
-    LANES: tl.constexpr,
+    told: tl.tensor, across: tl.tensor, down: tl.tensor, PATCH: tl.constexpr, LANES: tl.constexpr
 ) -> tl.tensor:
-    """What patches cost that move by a flow, by several threads for each: [PATCHES]."""
+    """What patches cost that move by a flow [PATCHES], by several threads for each: [PATCHES]."""
+    first, second, pitch, top, left, height, width, count, every = told
     x, right = _led(left[:, None], across[:, None], width, PATCH)
     y, lower = _led(top[:, None], down[:, None], height, PATCH)
     own = first + (top[:, None] * pitch + left[:, None])
@@ -562,22 +543,15 @@ def _best_lane(
 
 @triton.jit
 def _step(
-    first: tl.tensor,
-    second: tl.tensor,
-    pitch: tl.tensor,
-    top: tl.tensor,
-    left: tl.tensor,
+    told: tl.tensor,
     across: tl.tensor,
     down: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
     damping: tl.tensor,
-    count: tl.tensor,
-    every: tl.tensor,
     PATCH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """The flow (x, y) after a Gauss-Newton step, [PATCHES] each."""
+    first, second, pitch, top, left, height, width, count, every = told
     x, right = _led(left[:, None], across[:, None], width, PATCH)
     y, lower = _led(top[:, None], down[:, None], height, PATCH)
     nothing = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
@@ -681,6 +655,7 @@ def _begin(
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
     picture = tl.program_id(1).to(tl.int64)
     first, second, pitch = _pictures(padded, height, width, PAD)
+    told = first, second, pitch, top, left, height, width, count, every
     across = tl.zeros([PATCHES], dtype=tl.float32)
     down = tl.zeros([PATCHES], dtype=tl.float32)
     row = patch // columns
@@ -689,7 +664,7 @@ def _begin(
         place = flow + picture * flow_batch + row * flow_row + column
         across = 2.0 * tl.load(place)
         down = 2.0 * tl.load(place + flow_plane)
-    cost = _cost_by_rows(first, second, pitch, top, left, across, down, height, width, count, every, PATCH, LANES)
+    cost = _cost_by_rows(told, across, down, PATCH, LANES)
     cost = tl.where(cost > fits, cost, -float("inf"))
     if tl.max(cost, axis=0) > -float("inf"):
         if REACH > 0:
@@ -699,16 +674,14 @@ def _begin(
                 nothing = tl.zeros_like(across)[:, None]
                 tried_x = nothing + (number // side - REACH).to(tl.float32)
                 tried_y = nothing + (number % side - REACH).to(tl.float32)
-                tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH)
+                tried = _costs(told, tried_x, tried_y, PATCH)
                 tried = tl.where(number < side * side, tried, float("inf"))
                 across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
         else:
             place = coarser + picture * coarser_batch + (row // 2) * coarser_row + column // 2
             tried_x = 2.0 * tl.load(place)
             tried_y = 2.0 * tl.load(place + coarser_plane)
-            tried = _cost_by_rows(
-                first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH, LANES
-            )
+            tried = _cost_by_rows(told, tried_x, tried_y, PATCH, LANES)
             across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(state, rows * columns), patch, exists, across, down, cost, rows * columns)
 
@@ -750,13 +723,12 @@ def _try_back(
     cost = tl.load(own + 2 * patches + patch)
     if tl.max(cost, axis=0) > -float("inf"):
         first, second, pitch = _pictures(padded, height, width, PAD)
+        told = first, second, pitch, top, left, height, width, count, every
         row = _nearest((patch // columns).to(tl.float32) + down * (1.0 / CELL), rows)
         column = _nearest((patch % columns).to(tl.float32) + across * (1.0 / CELL), columns)
         tried_x = -tl.load(other + row * columns + column)
         tried_y = -tl.load(other + patches + row * columns + column)
-        tried = _cost_by_rows(
-            first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH, LANES
-        )
+        tried = _cost_by_rows(told, tried_x, tried_y, PATCH, LANES)
         across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(after, patches), patch, exists, across, down, cost, patches)
 
@@ -789,20 +761,17 @@ def _try_around(
     cost = tl.load(before + 2 * patches + patch)
     if tl.max(cost, axis=0) > -float("inf"):
         first, second, pitch = _pictures(padded, height, width, PAD)
+        told = first, second, pitch, top, left, height, width, count, every
         beside = tl.arange(0, LANES)[None, :]  # above, below, left, right
         row = (patch // columns)[:, None] + tl.where(beside < 2, (2 * beside - 1) * side, 0)
         column = (patch % columns)[:, None] + tl.where(beside < 2, 0, (2 * beside - 5) * side)
         there = _edge(row, rows) * columns + _edge(column, columns)
         tried_x = tl.load(before + there)
         tried_y = tl.load(before + patches + there)
-        tried = _costs(first, second, pitch, top, left, tried_x, tried_y, height, width, count, every, PATCH)
+        tried = _costs(told, tried_x, tried_y, PATCH)
         across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
-        stepped_x, stepped_y = _step(
-            first, second, pitch, top, left, across, down, height, width, damping, count, every, PATCH, LANES
-        )
-        cost_there = _cost_by_rows(
-            first, second, pitch, top, left, stepped_x, stepped_y, height, width, count, every, PATCH, LANES
-        )
+        stepped_x, stepped_y = _step(told, across, down, damping, PATCH, LANES)
+        cost_there = _cost_by_rows(told, stepped_x, stepped_y, PATCH, LANES)
         across, down, cost = _better(cost_there, stepped_x, stepped_y, cost, across, down)
     _keep(_state_of(after, patches), patch, exists, across, down, cost, patches)
 
