@@ -136,9 +136,9 @@ def test_logits(channels: int, side: int, dtype: torch.dtype, tolerance: float) 
     gate = Conv(channels, 1).to(DEVICE, dtype).requires_grad_(False)
     parent = (torch.rand(2, 1, 5, 7, device=DEVICE) > 0.4).float()
     feature = torch.randn(2, 5 * side, 7 * side, channels + 4, device=DEVICE).to(dtype).permute(0, 3, 1, 2)[:, 4:]
-    with only_torch(), torch.inference_mode():
-        expected = masks.block_logits(feature.float(), gate.float(), side, parent)
-    gate.to(dtype)
+    with only_torch(), torch.inference_mode():  # not on a card, which may take TF32 for that
+        expected = masks.block_logits(feature.float().cpu(), gate.cpu().float(), side, parent.cpu()).to(DEVICE)
+    gate.to(DEVICE, dtype)
     for some in (feature, feature.contiguous()):
         with torch.inference_mode():
             made = block_logits(some, gate, side, parent)

@@ -101,7 +101,7 @@ def _search_sizes(beside: int, image: Tensor, points: Tensor, agree: Tensor | No
     flow: Tensor | None = None
     coarser: Tensor | None = None
     for level, size in reversed(list(enumerate(sizes))):
-        flow, coarser = _search(size, torch.cat(size.chunk(2)[::-1]), flow, coarser, level)
+        flow, coarser = _search_both(size, flow, coarser, level)
     assert flow is not None
     flow = torch.cat(_see_colours(points, flow * (STRIDE / POINT)).chunk(2), dim=1)
     return (flow if agree is None else _within(flow, agree, beside),)
@@ -382,8 +382,12 @@ def _most(flags: Tensor, limit: int) -> int:
 
 def _most_lost(lost: Tensor) -> int:
     """How many patches of each frame look farther, where these [B, N] are lost."""
-    count = lost.shape[1]
-    return _most(lost, min(count, max(LOST_LEAST, int(LOST_SHARE * count))))
+    return _most(lost, _most_of(lost.shape[1]))
+
+
+def _most_of(count: int) -> int:
+    """How many of so many patches look farther at most."""
+    return min(count, max(LOST_LEAST, int(LOST_SHARE * count)))
 
 
 def _few(device: torch.device) -> int:
@@ -397,7 +401,18 @@ def _displacements(reach: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(steps, steps)
 
 
-@compiled_by("cpu.search.search_size", "gpu.search.search_size")
+def _others(pictures: Tensor) -> Tensor:
+    """Those in which each of a batch is looked for: the second half for the first one, and the other way round."""
+    return torch.cat(pictures.chunk(2)[::-1])
+
+
+@compiled_by("gpu.search.search_size")
+def _search_both(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
+    """What ``_search`` returns of pictures and their others."""
+    return _search(pictures, _others(pictures), flow, coarser, level)
+
+
+@compiled_by("cpu.search.search_size")
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:
@@ -437,6 +452,7 @@ def _search(
     return _averaged(first, second, grid, best), best.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
 
 
+@compiled_by("gpu.search.see_colours")
 def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     """The flow [B, 2, h, w], in points, mended where brightness could not tell.
 
@@ -445,18 +461,23 @@ def _see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     """
     _, _, height, width = flow.shape
     grid = -(-height // CELL), -(-width // CELL)
-    others = torch.cat(pictures.chunk(2)[::-1])
+    others = _others(pictures)
     begun = _of_cells(flow)
-    coloured, bright = _miscoloured(pictures, others, grid, begun)
-    lost = (coloured > COLOURED) & (coloured > PLAIN * bright)
-    most = _most_lost(lost)
+    differs = _lost_colours(pictures, others, grid, begun)
+    most = _most_lost(differs > 0)
     if not most:
         return flow
-    chosen = torch.where(lost, coloured, 0.0).topk(most, dim=1).indices  # [B, K]
+    differs, chosen = differs.topk(most, dim=1)  # [B, K]
     begun = begun.gather(1, chosen[..., None].expand(-1, -1, 2))
     found, cost, least = _look_for_colours(pictures, others, grid, chosen, begun)
-    better = lost.gather(1, chosen) & (least < SEEN * cost)
+    better = (differs > 0) & (least < SEEN * cost)
     return _where_better(pictures, others, flow, chosen, found, better)
+
+
+def _lost_colours(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> Tensor:
+    """What differs in the colours of patches, if it is so much that they look for them, else 0; [B, N]."""
+    coloured, bright = _miscoloured(pictures, others, grid, flow)
+    return torch.where((coloured > COLOURED) & (coloured > PLAIN * bright), coloured, 0.0)
 
 
 def _in_cells(flow: Tensor) -> Tensor:
@@ -464,13 +485,12 @@ def _in_cells(flow: Tensor) -> Tensor:
     return F.pad(flow, (0, -flow.shape[-1] % CELL, 0, -flow.shape[-2] % CELL), mode="replicate")
 
 
-@compiled_by("gpu.search.of_cells")
 def _of_cells(flow: Tensor) -> Tensor:
     """The mean flow of each patch's cell, [B, 2, h, w] -> [B, N, 2]."""
     return halve(halve(_in_cells(flow))).flatten(2).transpose(1, 2)
 
 
-@compiled_by("cpu.search.miscoloured", "gpu.search.miscoloured")
+@compiled_by("cpu.search.miscoloured")
 def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
     """What differs where each patch is moved by its flow [B, N, 2], in the mean of the squares: of the colours less
     brightness, and of brightness, [B, N] each. pictures, others: [B, 3, h, w]; grid: rows and columns of patches."""
@@ -480,7 +500,7 @@ def _miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: 
     return differs.sub_(bright).square_().mean((1, 2)), bright.square_().mean((1, 2))
 
 
-@compiled_by("cpu.search.look_for_colours", "gpu.search.look_for_colours")
+@compiled_by("cpu.search.look_for_colours")
 def _look_for_colours(
     pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -494,7 +514,6 @@ def _look_for_colours(
     return found, cost, least
 
 
-@compiled_by("gpu.search.where_better")
 def _where_better(
     pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
 ) -> Tensor:

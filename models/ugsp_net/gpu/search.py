@@ -10,18 +10,21 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ugsp_net import gpu, search
+from ugsp_net.sparse.triton_level import _multiprocessors
 
 LANES = 4
-"""Threads of a patch in a round: each tries the flow of one patch beside it, with all samples; then each takes a
-quarter of the samples of the step."""
-PATCHES = 32
-"""Patches of a program in a round."""
+"""Flows of a patch in a round: that of one patch beside it each, with all samples; then as many rows at once for the
+step."""
+PATCHES, FEW_PATCHES = 64, 16
+"""Patches of a program in a round, with two warps: a patch is a thread's, or of few patches four threads', so that they
+take less time one after the other."""
 AT_ONCE = 512
 """Samples of all the patches that a program holds outside of rounds."""
 PAD = search.PATCH + 2
@@ -34,20 +37,22 @@ LINE = 1024
 """Blocks of a row or a column that are looked at at once."""
 POINTS = 256
 """Points of the averaged flow that a program makes."""
+TRIES = 128
+"""Flows that a program tries at once for a patch that looks far."""
+CHOICES = 8192
+"""Values that a program reads at once that chooses the largest of a row."""
 
 
-def search_size(
-    first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
-) -> tuple[Tensor, Tensor]:
-    """What ``search._search`` returns."""
-    frames = _Frames(first, second, search._sampled(level))
+def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
+    """What ``search._search_both`` returns."""
+    frames = _Frames(pictures, search._sampled(level))
     padded = frames.padded()
     rounds, sizes = frames.rounds(search._every(level))
-    batch, count = first.shape[0], frames.rows * frames.columns
-    states = [gpu.empty((batch, 3, count), first) for _ in range(2)]
-    with gpu.on(first.device):
+    batch, count = pictures.shape[0], frames.rows * frames.columns
+    states = [gpu.empty((batch, 3, count), pictures) for _ in range(2)]
+    with gpu.on(pictures.device):
         fits = frames.samples * search.NOISE / 4**level
-        given = [first.new_empty(1, 2, 1, 1) if one is None else _rows_at_once(one) for one in (flow, coarser)]
+        given = [pictures.new_empty(1, 2, 1, 1) if one is None else _rows_at_once(one) for one in (flow, coarser)]
         _begin[rounds](
             *padded,
             *given,
@@ -59,7 +64,7 @@ def search_size(
             **sizes,
         )
         if level == 0:  # at smaller sizes, directions that agree early do not find out that they are wrong
-            _try_back[rounds](*padded, *states, batch, **sizes)
+            _try_back[rounds](*padded, *states, **sizes)
             states.reverse()
         distances = search._distances(level)
         for turn, distance in enumerate(distances):
@@ -70,31 +75,61 @@ def search_size(
             _try_around[rounds](*padded, *states, side, damping, **sizes)
             states.reverse()
         best = states[0]
-        averaged = _averaged(first, second, frames, best)
+        averaged = _averaged(pictures, frames, best)
     return averaged, best[:, :2].unflatten(2, (frames.rows, frames.columns))
 
 
-def miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``search._miscoloured`` returns."""
-    frames = _Frames(pictures, others, search._one_in(search.COLOUR_SAMPLED))
-    out = gpu.empty((2, len(flow), grid[0] * grid[1]), flow)
-    with gpu.on(flow.device):
-        _see_colours[frames.grid](*frames.told, flow.contiguous(), *out, *search._LUMA, **frames.sizes)
-    coloured, bright = out
-    return coloured, bright
+def see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
+    """What ``search._see_colours`` returns."""
+    moved = of_cells(flow)
+    differs = lost_colours(pictures, moved)
+    chosen = largest(differs, search._most_of(differs.shape[1]), 0.0)
+    return where_better(pictures, flow, chosen, *look_for_colours(pictures, chosen, moved))
 
 
-def look_for_colours(
-    pictures: Tensor, others: Tensor, grid: tuple[int, int], chosen: Tensor, flow: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``search._look_for_colours`` returns."""
-    frames = _Frames(pictures, others, search._one_in(search.COLOUR_SAMPLED))
+def lost_colours(pictures: Tensor, moved: Tensor) -> Tensor:
+    """What ``search._lost_colours`` returns."""
+    frames = _Frames(pictures, search._one_in(search.COLOUR_SAMPLED))
+    out = gpu.empty(moved.shape[:2], moved)
+    with gpu.on(moved.device):
+        _see_colours[frames.grid](
+            *frames.told, moved.contiguous(), out, *search._LUMA, search.COLOURED, search.PLAIN, **frames.sizes
+        )
+    return out
+
+
+def largest(values: Tensor, most: int, above: float) -> Tensor:
+    """The numbers of the ``most`` largest values of each row [B, N] fp32 that are larger than ``above``, which is 0 or
+    more: [B, most] int32 in any order, then -1 if there are fewer. Of equal ones the first."""
+    batch, count = values.shape
+    values = values if values.stride(1) == 1 else values.contiguous()
+    out = gpu.empty((batch, most), values, torch.int32)
+    with gpu.on(values.device):
+        _largest[(batch,)](
+            values,
+            out,
+            values.stride(0),
+            count,
+            most,
+            int(np.float32(above).view(np.int32)),
+            BLOCK=min(CHOICES, gpu.power_of_two(count)),
+            num_warps=16,
+        )
+    return out
+
+
+def look_for_colours(pictures: Tensor, chosen: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``search._look_for_colours`` returns, for the chosen ones of cells that have moved, [B, N, 2]; anything for
+    those whose number is -1."""
+    frames = _Frames(pictures, search._one_in(search.COLOUR_SAMPLED))
     batch, count = chosen.shape
-    found, cost, least = flow.clone(memory_format=torch.contiguous_format), *gpu.empty((2, batch, count), flow)
-    with gpu.on(flow.device):
+    moved = moved.contiguous()
+    found = gpu.empty((batch, count, 2), moved)
+    cost, least = gpu.empty((2, batch, count), moved)
+    with gpu.on(moved.device):
         for turn, (reach, step) in enumerate(search.COLOUR_STEPS):
             _look_around[(count, batch)](
-                *frames.told, chosen.contiguous(), found, cost, least, step, FIRST=turn == 0, **_around(frames, reach)
+                *frames.told, chosen, moved, found, cost, least, step, FIRST=turn == 0, **_around(frames, reach)
             )
     return found, cost, least
 
@@ -112,25 +147,24 @@ def of_cells(flow: Tensor) -> Tensor:
     return out
 
 
-def where_better(
-    pictures: Tensor, others: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, better: Tensor
-) -> Tensor:
-    """What ``search._where_better`` returns."""
+def where_better(pictures: Tensor, flow: Tensor, chosen: Tensor, found: Tensor, cost: Tensor, least: Tensor) -> Tensor:
+    """What ``search._where_better`` returns, where the chosen ones, but those that are -1, cost little enough."""
     flow = flow.contiguous()
     batch, channels, height, width = pictures.shape
     out = flow.clone()
     with gpu.on(flow.device):
         _put_better[(chosen.shape[1], batch)](
             pictures.contiguous(),
-            others.contiguous(),
             flow,
-            chosen.contiguous(),
-            found.contiguous(),
-            better.contiguous(),
+            chosen,
+            found,
+            cost,
+            least,
             out,
             height,
             width,
             -(-width // search.CELL),
+            search.SEEN,
             CHANNELS=channels,
             CELL=search.CELL,
             num_warps=1,
@@ -160,6 +194,7 @@ def within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
             ROWS=gpu.power_of_two(rows),
             COLUMNS=gpu.power_of_two(columns),
             BLOCK=POINTS,
+            num_warps=1,
         )
     return out
 
@@ -167,18 +202,16 @@ def within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
 def _look_far(frames: _Frames, state: Tensor) -> None:
     """Let the patches that are lost try all flows within ``search.FAR`` positions of theirs; changes the state."""
     cost = state[:, 2]
-    most = min(cost.shape[1], max(search.LOST_LEAST, int(search.LOST_SHARE * cost.shape[1])))
-    chosen = cost.topk(most, dim=1, sorted=False).indices
-    lost = search.LOST * frames.samples
-    _look_farther[(most, len(chosen))](*frames.told, chosen, state, lost, search.FOUND, **_around(frames, search.FAR))
+    chosen = largest(cost, search._most_of(cost.shape[1]), search.LOST * frames.samples)
+    _look_farther[chosen.shape[::-1]](*frames.told, chosen, state, search.FOUND, **_around(frames, search.FAR))
 
 
-def _averaged(first: Tensor, second: Tensor, frames: _Frames, state: Tensor) -> Tensor:
+def _averaged(pictures: Tensor, frames: _Frames, state: Tensor) -> Tensor:
     """What ``search._averaged`` returns."""
-    batch, _, height, width = first.shape
+    batch, _, height, width = pictures.shape
     spacing, patch = search.SPACING, search.PATCH
     side = patch // spacing
-    frames = _Frames(first, second, [patch * (spacing * y) + spacing * x for y in range(side) for x in range(side)])
+    frames = _Frames(pictures, [patch * (spacing * y) + spacing * x for y in range(side) for x in range(side)])
     weights = gpu.empty((batch, side * side, frames.rows * frames.columns), state)
     out = gpu.empty((batch, 2, -(-height // spacing), -(-width // spacing)), state)
     _weigh[frames.grid](*frames.told, state, weights, **frames.sizes)
@@ -192,15 +225,16 @@ def _averaged(first: Tensor, second: Tensor, frames: _Frames, state: Tensor) -> 
 class _Frames:
     """A batch of frames whose patches are looked for in others, as kernels take them."""
 
-    def __init__(self, first: Tensor, second: Tensor, positions: list[int]) -> None:
-        """first, second: [B, C, h, w] fp32; positions: of a patch, with which it looks."""
-        batch, channels, height, width = first.shape
+    def __init__(self, pictures: Tensor, positions: list[int]) -> None:
+        """pictures: [B, C, h, w] fp32, the first half of which are the frames of which the second half are the others;
+        positions: of a patch, with which it looks."""
+        batch, channels, height, width = pictures.shape
         self.samples = len(positions)
         self.rows, self.columns = -(-height // search.CELL), -(-width // search.CELL)
         lanes = gpu.power_of_two(self.samples)
         patches = AT_ONCE // lanes
         self.grid = triton.cdiv(self.rows * self.columns, patches), batch
-        self._pictures = first.contiguous(), second.contiguous()
+        self._pictures = pictures.contiguous()
         self._shape = height, width, self.rows, self.columns
         self._positions = tuple(positions)
         self.sizes: dict[str, Any] = {
@@ -215,30 +249,32 @@ class _Frames:
     @property
     def told(self) -> tuple[Any, ...]:
         """What kernels are told outside of rounds."""
-        return *self._pictures, _numbers(self._positions, self._pictures[0].device), *self._shape
+        return self._pictures, _numbers(self._positions, self._pictures.device), *self._shape
 
     def padded(self) -> tuple[Any, ...]:
-        """What they are told in rounds: both with their borders repeated, [2, B, h + 2 PAD, w + 2 PAD]."""
-        first, second = self._pictures
-        batch, _, height, width = first.shape
-        out = gpu.empty((2, batch, height + 2 * PAD, width + 2 * PAD), first)
-        pixels = out[0, 0].numel()
-        with gpu.on(first.device):
-            _pad[(triton.cdiv(pixels, PADDED), batch)](first, second, out, height, width, PAD=PAD, BLOCK=PADDED)
+        """What they are told in rounds: with their borders repeated, [B, h + 2 PAD, w + 2 PAD]."""
+        batch, _, height, width = self._pictures.shape
+        out = gpu.empty((batch, height + 2 * PAD, width + 2 * PAD), self._pictures)
+        pixels = out[0].numel()
+        with gpu.on(out.device):
+            _pad[(triton.cdiv(pixels, PADDED), batch)](self._pictures, out, height, width, PAD=PAD, BLOCK=PADDED)
         return out, *self._shape
 
     def rounds(self, every: int) -> tuple[tuple[int, int], dict[str, Any]]:
         """Programs of a round that looks with one in so many rows of a patch, and its constants."""
-        grid = triton.cdiv(self.rows * self.columns, PATCHES), self.grid[1]
+        count, batch = self.rows * self.columns, self.grid[1]
+        fill = triton.cdiv(count, PATCHES) * batch >= 2 * _multiprocessors(gpu.index_of(self._pictures.device))
+        patches = PATCHES if fill else FEW_PATCHES
         sizes = {name: self.sizes[name] for name in ("PATCH", "CELL")}
         told = {"count": self.samples // search.PATCH, "every": every}  # known at run time: one kernel for all sizes
-        return grid, sizes | told | {"LANES": LANES, "PATCHES": PATCHES, "PAD": PAD}
+        told |= {"LANES": LANES, "PATCHES": patches, "PAD": PAD, "num_warps": 2}
+        return (triton.cdiv(count, patches), batch), sizes | told
 
 
 def _around(frames: _Frames, reach: int) -> dict[str, Any]:
-    """The constants of kernels that take one patch each and try all displacements at once."""
+    """The constants of kernels that take one patch each and try all displacements."""
     sizes = {name: frames.sizes[name] for name in ("CHANNELS", "SAMPLES", "PATCH", "CELL")}
-    lanes = max(32, gpu.power_of_two((2 * reach + 1) ** 2))
+    lanes = max(32, min(TRIES, gpu.power_of_two((2 * reach + 1) ** 2)))
     return sizes | {"REACH": reach, "LANES": lanes, "num_warps": max(1, lanes // 64)}
 
 
@@ -357,9 +393,12 @@ def _samples(
 
 
 @triton.jit
-def _picture(frames: tl.tensor, height: tl.tensor, width: tl.tensor, CHANNELS: tl.constexpr) -> tl.tensor:
-    """The picture of a program."""
-    return frames + tl.program_id(1).to(tl.int64) * (CHANNELS * height * width)
+def _both(
+    pictures: tl.tensor, height: tl.tensor, width: tl.tensor, CHANNELS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """The picture of a program, and that in which it is looked for."""
+    size = (CHANNELS * height * width).to(tl.int64)
+    return pictures + tl.program_id(1) * size, pictures + _other() * size
 
 
 @triton.jit
@@ -386,15 +425,14 @@ def _keep(
 
 @triton.jit(do_not_specialize=["height", "width"])
 def _pad(
-    first: tl.tensor,  # [B, h, w] fp32
-    second: tl.tensor,  # [B, h, w] fp32
-    out: tl.tensor,  # [2, B, h + 2 PAD, w + 2 PAD] fp32, out
+    pictures: tl.tensor,  # [B, h, w] fp32
+    out: tl.tensor,  # [B, h + 2 PAD, w + 2 PAD] fp32, out
     height: tl.tensor,
     width: tl.tensor,
     PAD: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Two pictures with their borders repeated."""
+    """A picture with its border repeated."""
     picture = tl.program_id(1).to(tl.int64)
     pitch = width + 2 * PAD
     pixels = pitch * (height + 2 * PAD)
@@ -402,11 +440,14 @@ def _pad(
     exists = pixel < pixels
     source = picture * (height * width) + _edge(pixel // pitch - PAD, height) * width
     source += _edge(pixel % pitch - PAD, width)
-    target = out + picture * pixels + pixel
-    tl.store(target, tl.load(first + source, mask=exists, other=0.0), mask=exists)
-    tl.store(
-        target + tl.num_programs(1).to(tl.int64) * pixels, tl.load(second + source, mask=exists, other=0.0), mask=exists
-    )
+    tl.store(out + picture * pixels + pixel, tl.load(pictures + source, mask=exists, other=0.0), mask=exists)
+
+
+@triton.jit
+def _other() -> tl.tensor:
+    """The number of the picture in which that of a program is looked for."""
+    pictures = tl.num_programs(1)
+    return (tl.program_id(1) + pictures // 2) % pictures
 
 
 @triton.jit
@@ -421,8 +462,8 @@ def _pictures(padded: tl.tensor, height: tl.tensor, width: tl.tensor, PAD: tl.co
     row to the next."""
     pitch = width + 2 * PAD
     size = pitch.to(tl.int64) * (height + 2 * PAD)
-    first = padded + tl.program_id(1) * size + PAD * pitch + PAD
-    return first, first + tl.num_programs(1) * size, pitch
+    first = padded + PAD * pitch + PAD
+    return first + tl.program_id(1) * size, first + _other() * size, pitch
 
 
 @triton.jit
@@ -626,7 +667,7 @@ def _step(
     ]
 )
 def _begin(
-    padded: tl.tensor,  # [2, B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
+    padded: tl.tensor,  # [B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,  # of patches
@@ -694,7 +735,7 @@ def _nearest(position: tl.tensor, count: tl.tensor) -> tl.tensor:
     return ((position + 12582912.0) - 12582912.0).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "pictures", "count", "every"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "count", "every"])
 def _try_back(
     padded: tl.tensor,
     height: tl.tensor,
@@ -703,7 +744,6 @@ def _try_back(
     columns: tl.tensor,
     before: tl.tensor,  # [B, 3, rows * columns] fp32, as ``_begin`` writes it
     after: tl.tensor,  # the same, out
-    pictures: tl.tensor,  # the second half are the others of the first half
     count: tl.tensor,
     every: tl.tensor,
     PATCH: tl.constexpr,
@@ -716,8 +756,7 @@ def _try_back(
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
     patches = rows * columns
     own = _state_of(before, patches)
-    picture = tl.program_id(1)
-    other = before + ((picture + pictures // 2) % pictures).to(tl.int64) * (3 * patches)
+    other = before + _other().to(tl.int64) * (3 * patches)
     across = tl.load(own + patch)
     down = tl.load(own + patches + patch)
     cost = tl.load(own + 2 * patches + patch)
@@ -795,49 +834,56 @@ def _least_around(
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """The best flow for one patch of those within REACH steps of (across, down), and its cost."""
+    """The best flow for one patch of those within REACH steps of (across, down), and its cost; LANES are tried at
+    once."""
     side: tl.constexpr = 2 * REACH + 1
     margin: tl.constexpr = (PATCH - CELL) // 2
-    lane = tl.arange(0, LANES)
-    tries = lane < side * side
-    tried_x = across + step * (lane // side - REACH).to(tl.float32)
-    tried_y = down + step * (lane % side - REACH).to(tl.float32)
     top = (number // columns) * CELL - margin
     left = (number % columns) * CELL - margin
-    summed = tl.zeros([LANES], dtype=tl.float32)
-    squares = tl.zeros([LANES], dtype=tl.float32)
-    for sample in range(SAMPLES):
-        place = tl.load(inside + sample)
-        y = top + place // PATCH
-        x = left + place % PATCH
-        within = tl.minimum(tl.maximum(y, 0), height - 1) * width + tl.minimum(tl.maximum(x, 0), width - 1)
-        for channel in tl.static_range(CHANNELS):
-            plane = channel * height * width
-            found = _read(second + plane, y.to(tl.float32) + tried_y, x.to(tl.float32) + tried_x, height, width, tries)
-            found -= tl.load(first + plane + within)
-            summed += found
-            squares += found * found
-    cost = tl.maximum(squares - summed * summed * (1.0 / (SAMPLES * CHANNELS)), 0.0)
-    cost = tl.where(tries, cost, float("inf"))
-    best = tl.argmin(cost, axis=0)
-    best_x = across + step * (best // side - REACH).to(tl.float32)
-    best_y = down + step * (best % side - REACH).to(tl.float32)
-    return tl.min(cost, axis=0), best_x, best_y
+    least = tl.full([LANES], float("inf"), dtype=tl.float32)
+    best = tl.zeros([LANES], dtype=tl.int32)
+    for turn in range((side * side + LANES - 1) // LANES):
+        lane = turn * LANES + tl.arange(0, LANES)
+        tries = lane < side * side
+        tried_x = across + step * (lane // side - REACH).to(tl.float32)
+        tried_y = down + step * (lane % side - REACH).to(tl.float32)
+        summed = tl.zeros([LANES], dtype=tl.float32)
+        squares = tl.zeros([LANES], dtype=tl.float32)
+        for sample in range(SAMPLES):
+            place = tl.load(inside + sample)
+            y = top + place // PATCH
+            x = left + place % PATCH
+            within = _edge(y, height) * width + _edge(x, width)
+            for channel in tl.static_range(CHANNELS):
+                plane = channel * height * width
+                there_x = x.to(tl.float32) + tried_x
+                found = _read(second + plane, y.to(tl.float32) + tried_y, there_x, height, width, tries)
+                found -= tl.load(first + plane + within)
+                summed += found
+                squares += found * found
+        cost = tl.maximum(squares - summed * summed * (1.0 / (SAMPLES * CHANNELS)), 0.0)
+        better = tries & (cost < least)
+        least = tl.where(better, cost, least)
+        best = tl.where(better, lane, best)
+    cost = tl.min(least, axis=0)
+    # Of those that cost the same the one that was to be tried first.
+    number_of = tl.min(tl.where(least == cost, best, side * side - 1), axis=0)
+    best_x = across + step * (number_of // side - REACH).to(tl.float32)
+    best_y = down + step * (number_of % side - REACH).to(tl.float32)
+    return cost, best_x, best_y
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "lost", "found"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "found"])
 def _look_farther(
-    first: tl.tensor,
-    second: tl.tensor,
+    pictures: tl.tensor,  # [B, h, w] fp32
     inside: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
     columns: tl.tensor,
-    chosen: tl.tensor,  # [B, K] int64, numbers of patches
+    chosen: tl.tensor,  # [B, K] int32, numbers of patches that are lost, then -1
     state: tl.tensor,  # [B, 3, rows * columns] fp32, changed
-    lost: tl.tensor,  # cost from which a patch is taken for lost
-    found: tl.tensor,  # the part of it that may be left
+    found: tl.tensor,  # the part of their cost that may be left
     CHANNELS: tl.constexpr,
     SAMPLES: tl.constexpr,
     PATCH: tl.constexpr,
@@ -845,15 +891,13 @@ def _look_farther(
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> None:
-    """One patch that may be lost."""
+    """One patch that is lost."""
     count = rows * columns
-    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    number = tl.load(chosen + place).to(tl.int32)
-    state = _state_of(state, count) + number
-    cost = tl.load(state + 2 * count)
-    if cost > lost:
-        first = _picture(first, height, width, CHANNELS)
-        second = _picture(second, height, width, CHANNELS)
+    number = tl.load(chosen + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0))
+    if number >= 0:
+        state = _state_of(state, count) + number
+        cost = tl.load(state + 2 * count)
+        first, second = _both(pictures, height, width, CHANNELS)
         across = tl.load(state)
         down = tl.load(state + count)
         least, best_x, best_y = _least_around(
@@ -882,15 +926,15 @@ def _look_farther(
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "step"])
 def _look_around(
-    first: tl.tensor,  # [B, 3, h, w] fp32
-    second: tl.tensor,
+    pictures: tl.tensor,  # [B, 3, h, w] fp32
     inside: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
     columns: tl.tensor,
-    chosen: tl.tensor,  # [B, K] int64, numbers of patches
-    flow: tl.tensor,  # [B, K, 2] fp32, changed
+    chosen: tl.tensor,  # [B, K] int32, numbers of patches, then -1
+    moved: tl.tensor,  # [B, rows * columns, 2] fp32, the flow of all of them, from which they look around
+    flow: tl.tensor,  # [B, K, 2] fp32, changed, out where FIRST
     cost: tl.tensor,  # [B, K] fp32, out where FIRST: by the flow as it was
     least: tl.tensor,  # [B, K] fp32, changed, out where FIRST
     step: tl.tensor,
@@ -904,11 +948,14 @@ def _look_around(
 ) -> None:
     """One patch that looks for its colours."""
     place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    number = tl.load(chosen + place).to(tl.int32)
-    first = _picture(first, height, width, CHANNELS)
-    second = _picture(second, height, width, CHANNELS)
-    across = tl.load(flow + 2 * place)
-    down = tl.load(flow + 2 * place + 1)
+    number = tl.load(chosen + place)
+    if number < 0:
+        return
+    first, second = _both(pictures, height, width, CHANNELS)
+    own = moved + (tl.program_id(1).to(tl.int64) * (rows * columns) + number) * 2
+    begun = own if FIRST else flow + 2 * place
+    across = tl.load(begun)
+    down = tl.load(begun + 1)
     if FIRST:
         before, _, _ = _least_around(
             first,
@@ -955,21 +1002,21 @@ def _look_around(
     tl.store(least + place, tl.where(better, tried, before))
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "red", "green", "blue"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "red", "green", "blue", "least", "plain"])
 def _see_colours(
-    first: tl.tensor,  # [B, 3, h, w] fp32
-    second: tl.tensor,
+    pictures: tl.tensor,  # [B, 3, h, w] fp32
     inside: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
     columns: tl.tensor,
     flow: tl.tensor,  # [B, rows * columns, 2] fp32
-    coloured: tl.tensor,  # [B, rows * columns] fp32, out
-    bright: tl.tensor,  # the same, out
+    out: tl.tensor,  # [B, rows * columns] fp32, out
     red: tl.tensor,  # weights of the colours in brightness
     green: tl.tensor,
     blue: tl.tensor,
+    least: tl.tensor,  # difference of the colours from which a patch looks for them
+    plain: tl.tensor,  # the same, as a part of that of brightness
     CHANNELS: tl.constexpr,
     SAMPLES: tl.constexpr,
     LANES: tl.constexpr,
@@ -977,10 +1024,10 @@ def _see_colours(
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
 ) -> None:
-    """What differs in the colours less brightness, and in brightness, in the mean of the squares."""
+    """What differs in the colours less brightness, in the mean of the squares, where it is so much that a patch looks
+    for them, else 0."""
     patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
-    first = _picture(first, height, width, CHANNELS)
-    second = _picture(second, height, width, CHANNELS)
+    first, second = _both(pictures, height, width, CHANNELS)
     size = height * width
     place = tl.program_id(1).to(tl.int64) * (rows * columns) + patch
     across = tl.load(flow + 2 * place, mask=exists, other=0.0)
@@ -995,8 +1042,62 @@ def _see_colours(
     r -= dark
     g -= dark
     b -= dark
-    tl.store(coloured + place, tl.sum(r * r + g * g + b * b, axis=1) * (1.0 / (3 * SAMPLES)), mask=exists)
-    tl.store(bright + place, tl.sum(dark * dark, axis=1) * (1.0 / SAMPLES), mask=exists)
+    coloured = tl.sum(r * r + g * g + b * b, axis=1) * (1.0 / (3 * SAMPLES))
+    bright = tl.sum(dark * dark, axis=1) * (1.0 / SAMPLES)
+    tl.store(out + place, tl.where((coloured > least) & (coloured > plain * bright), coloured, 0.0), mask=exists)
+
+
+@triton.jit(do_not_specialize=["picture_stride", "count", "most", "limit"])
+def _largest(
+    values: tl.tensor,  # [B, count] fp32
+    out: tl.tensor,  # [B, most] int32, out: numbers of the largest, then -1
+    picture_stride: tl.tensor,
+    count: tl.tensor,
+    most: tl.tensor,
+    limit: tl.tensor,  # bits of 0 or more: only values that are larger
+    BLOCK: tl.constexpr,
+) -> None:
+    """One row. Numbers of fp32 that are not negative are in the order of their bits: of those of the smallest that is
+    chosen one is found after the other, by counting how many values are not smaller."""
+    values += tl.program_id(0).to(tl.int64) * picture_stride
+    out += tl.program_id(0).to(tl.int64) * most
+    found = tl.zeros([], dtype=tl.int32)
+    for start in range(0, count, BLOCK):
+        found += tl.sum((_bits(values, start, count, BLOCK) > limit).to(tl.int32), axis=0)
+    ties = 0
+    if found > most:
+        limit = tl.zeros([], dtype=tl.int32)
+        for turn in range(31):
+            tried = limit | (1 << (30 - turn))
+            as_large = tl.zeros([], dtype=tl.int32)
+            for start in range(0, count, BLOCK):
+                as_large += tl.sum((_bits(values, start, count, BLOCK) >= tried).to(tl.int32), axis=0)
+            limit = tl.where(as_large >= most, tried, limit)
+        found = tl.zeros([], dtype=tl.int32)
+        for start in range(0, count, BLOCK):
+            found += tl.sum((_bits(values, start, count, BLOCK) > limit).to(tl.int32), axis=0)
+        ties = most - found
+    place = 0
+    equal = 0
+    for start in range(0, count, BLOCK):
+        bits = _bits(values, start, count, BLOCK)
+        as_large = (bits == limit).to(tl.int32)
+        takes = (bits > limit) | ((bits == limit) & (equal + tl.cumsum(as_large, axis=0) <= ties))
+        taken = takes.to(tl.int32)
+        number = start + tl.arange(0, BLOCK)
+        tl.store(out + (place + tl.cumsum(taken, axis=0) - 1), number, mask=takes)
+        place += tl.sum(taken, axis=0)
+        equal += tl.sum(as_large, axis=0)
+    for start in range(0, most, BLOCK):
+        rest = start + tl.arange(0, BLOCK)
+        tl.store(out + rest, tl.full([BLOCK], -1, dtype=tl.int32), mask=(rest >= found + ties) & (rest < most))
+
+
+@triton.jit
+def _bits(values: tl.tensor, start: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr) -> tl.tensor:
+    """Of some of so many values, negative where there are none; [BLOCK] int32."""
+    number = start + tl.arange(0, BLOCK)
+    return tl.load(values + number, mask=number < count, other=-1.0).to(tl.int32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["batch", "rows", "columns"])
@@ -1084,31 +1185,33 @@ def _of_cells(
     tl.store(target + 1, down * (1.0 / (CELL * CELL)), mask=exists)
 
 
-@triton.jit(do_not_specialize=["height", "width", "columns"])
+@triton.jit(do_not_specialize=["height", "width", "columns", "seen"])
 def _put_better(
     pictures: tl.tensor,  # [B, CHANNELS, h, w] fp32
-    others: tl.tensor,  # the same
     flow: tl.tensor,  # [B, 2, h, w] fp32
-    chosen: tl.tensor,  # [B, K] int64, numbers of patches
+    chosen: tl.tensor,  # [B, K] int32, numbers of patches, then -1
     found: tl.tensor,  # [B, K, 2] fp32
-    better: tl.tensor,  # [B, K] bool
+    cost: tl.tensor,  # [B, K] fp32, by the flow as it was
+    least: tl.tensor,  # [B, K] fp32, by what was found
     out: tl.tensor,  # [B, 2, h, w] fp32, changed
     height: tl.tensor,
     width: tl.tensor,
     columns: tl.tensor,  # of cells
+    seen: tl.tensor,  # the part of the cost that may be left
     CHANNELS: tl.constexpr,
     CELL: tl.constexpr,
 ) -> None:
     """What was found for one patch, at the points of its cell that fit better by it, with the eight beside each."""
     place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    if tl.load(better + place) != 0:
-        number = tl.load(chosen + place).to(tl.int32)
+    number = tl.load(chosen + place)
+    if number < 0:
+        return
+    if tl.load(least + place) < seen * tl.load(cost + place):
         found_x = tl.load(found + 2 * place)
         found_y = tl.load(found + 2 * place + 1)
         size = height * width
         picture = tl.program_id(1).to(tl.int64)
-        pictures += picture * (CHANNELS * size)
-        others += picture * (CHANNELS * size)
+        pictures, others = _both(pictures, height, width, CHANNELS)
         flow += picture * (2 * size)
         point = tl.arange(0, CELL * CELL)
         own_y = (number // columns) * CELL + point // CELL
@@ -1138,8 +1241,7 @@ def _put_better(
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
 def _weigh(
-    first: tl.tensor,
-    second: tl.tensor,
+    pictures: tl.tensor,  # [B, h, w] fp32
     inside: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
@@ -1158,8 +1260,7 @@ def _weigh(
     patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
     count = rows * columns
     state = _state_of(state, count)
-    first = _picture(first, height, width, CHANNELS)
-    second = _picture(second, height, width, CHANNELS)
+    first, second = _both(pictures, height, width, CHANNELS)
     across = tl.load(state + patch, mask=exists, other=0.0)
     down = tl.load(state + count + patch, mask=exists, other=0.0)
     template = _whole(first, y, x, height, width, wanted)
