@@ -84,6 +84,7 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     return torch.cat((difference.abs_().amax(1, keepdim=True), brightness), dim=1)
 
 
+@compiled_by("gpu.masks.agreement")
 def agreement(changed: Tensor, side: int) -> Tensor:
     """Blocks of side x side pixels in which two frames agree, from their ``change``: [B, 1, rows, columns] bool."""
     mean, most = over_blocks(changed[:, :1], side)

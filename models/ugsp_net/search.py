@@ -79,7 +79,9 @@ _AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 @torch.no_grad()
-def inverse_search(frame0: Tensor, frame1: Tensor, agree: Tensor | None = None, beside: int = 0) -> Tensor:
+def inverse_search(
+    frame0: Tensor, frame1: Tensor, agree: Tensor | None = None, beside: int = 0, looked: Sequence[Tensor] = ()
+) -> Tensor:
     """Flow 0 -> 1 and 1 -> 0, (x, y) each, in points of ``POINT`` pixels: [B, 4, H / 4, W / 4] fp32.
 
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4; agree: [B, 1, rows, columns] bool, blocks that

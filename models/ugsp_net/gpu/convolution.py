@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from ugsp_net import gpu
 from ugsp_net.blocks import Conv
 from ugsp_net.sparse.triton_kernels import INTERPRETED
-from ugsp_net.sparse.triton_level import pack_taps, padded, precision
+from ugsp_net.sparse.triton_level import _multiprocessors, pack_taps, padded, precision
 
 MOST_READ, MOST_MADE = 72, 64
 """Channels, filled up to a multiple of eight, that a kernel reads, and those that it makes."""
-TILE = 8, 16
-"""Rows and columns of positions of a program, which finds most of what is around them in the multiprocessor's cache."""
+DOWN, FEW_DOWN, ACROSS = 16, 4, 64
+"""Rows of positions of a program, of which it makes one after the other, and columns; few rows where there are few
+positions. A row of the source is read once for all three rows of the target to which it adds."""
 BLOCK = 2048
 """Values that a program adds a bias to."""
 
@@ -44,9 +45,11 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
     matrix = conv.kept(pack_taps).to(x.dtype)
     assert conv.bias is not None
     target = gpu.empty((batch, rows, columns, conv.out_channels), source)
-    down, across = TILE
     with gpu.on(x.device):
-        _convolve[(triton.cdiv(columns, across) * triton.cdiv(rows, down), batch)](
+        across = triton.cdiv(columns, ACROSS)
+        fill = across * triton.cdiv(rows, DOWN) * batch >= 2 * _multiprocessors(gpu.index_of(x.device))
+        down = DOWN if fill else FEW_DOWN
+        _convolve[(across, triton.cdiv(rows, down), batch)](
             source,
             matrix,
             conv.bias,
@@ -60,13 +63,13 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
             INPUTS=inputs,
             OUTPUTS=conv.out_channels,
             COLUMNS=matrix.shape[1],
-            DEPTH=max(16, gpu.power_of_two(inputs)),
+            DEPTH=gpu.power_of_two(3 * inputs),
             LANES=gpu.power_of_two(matrix.shape[1]),
             DOWN=down,
-            ACROSS=across,
+            ACROSS=ACROSS,
             PRECISION=precision(x.dtype),
             UPCAST=INTERPRETED,
-            num_warps=4 if inputs <= 64 else 8,
+            num_warps=4,
         )
     return target.permute(0, 3, 1, 2)
 
@@ -137,40 +140,90 @@ def _convolve(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> None:
-    """A tile of DOWN x ACROSS positions of one picture. Few channels are a step for each tap: steps that cross from tap
-    to tap, as in ``active_product``, take twice the instructions."""
-    picture = tl.program_id(1).to(tl.int64)
-    tiles = tl.cdiv(columns, ACROSS)
-    inside = tl.arange(0, DOWN * ACROSS)
-    row = (tl.program_id(0) // tiles) * DOWN + inside // ACROSS
-    place = (tl.program_id(0) % tiles) * ACROSS + inside % ACROSS
-    exists = (row < rows) & (place < columns)
-    channel = tl.arange(0, DEPTH)
+    """DOWN rows of ACROSS positions of one picture. What a row of the source adds to the rows of the target below and
+    above is summed as it is read, so that it is read for three positions beside each other and not for nine."""
+    picture = tl.program_id(2).to(tl.int64)
+    first = tl.program_id(1) * DOWN
+    place = tl.program_id(0) * ACROSS + tl.arange(0, ACROSS)
     lane = tl.arange(0, LANES)
-    start = source + picture * height * width * INPUTS
-    sums = tl.zeros([DOWN * ACROSS, LANES], dtype=tl.float32)
-    for tap in tl.static_range(9):
-        y = row * STRIDE + (tap // 3 - 1)
-        x = place * STRIDE + (tap % 3 - 1)
-        there = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        left = tl.load(
-            start + ((y * width + x) * INPUTS)[:, None] + channel[None, :],
-            mask=there[:, None] & (channel < INPUTS)[None, :],
-            other=0.0,
-        )
-        right = tl.load(
-            weights + (tap * INPUTS + channel)[:, None] * COLUMNS + lane[None, :],
-            mask=(channel < INPUTS)[:, None] & (lane < COLUMNS)[None, :],
-            other=0.0,
-        )
-        if UPCAST:
-            left = left.to(tl.float32)
-            right = right.to(tl.float32)
-        sums = tl.dot(left, right, sums, input_precision=PRECISION)
-    sums += tl.load(bias + lane, mask=lane < OUTPUTS, other=0.0).to(tl.float32)[None, :]
-    sums = tl.where(sums >= 0, sums, sums * slope)
-    tl.store(
-        target + picture * rows * columns * OUTPUTS + ((row * columns + place) * OUTPUTS)[:, None] + lane[None, :],
-        sums.to(target.dtype.element_ty),
-        mask=exists[:, None] & (lane < OUTPUTS)[None, :],
+    told = source + picture * height * width * INPUTS, height, width, place * STRIDE
+    upper = _taps(weights, 0, INPUTS, COLUMNS, DEPTH, LANES)
+    middle = _taps(weights, 1, INPUTS, COLUMNS, DEPTH, LANES)
+    lower = _taps(weights, 2, INPUTS, COLUMNS, DEPTH, LANES)
+    added = tl.load(bias + lane, mask=lane < OUTPUTS, other=0.0).to(tl.float32)
+    target += picture * rows * columns * OUTPUTS
+    target += (place * OUTPUTS)[:, None] + lane[None, :]
+    wanted = (place < columns)[:, None] & (lane < OUTPUTS)[None, :]
+    nothing = tl.zeros([ACROSS, LANES], dtype=tl.float32)
+    if STRIDE == 1:
+        begun = nothing
+        half = nothing
+        for turn in range(DOWN + 2):
+            row = first + turn - 2  # that is done with the row of the source
+            read = _row(told, row + 1, INPUTS, DEPTH)
+            sums = _added(read, lower, half, PRECISION, UPCAST)
+            half = _added(read, middle, begun, PRECISION, UPCAST)
+            begun = _added(read, upper, nothing, PRECISION, UPCAST)
+            sums += added[None, :]
+            sums = tl.where(sums >= 0, sums, sums * slope)
+            exists = wanted & (nothing + row >= first) & (nothing + row < rows)
+            tl.store(target + row * columns * OUTPUTS, sums.to(target.dtype.element_ty), mask=exists)
+    else:
+        begun = _added(_row(told, 2 * first - 1, INPUTS, DEPTH), upper, nothing, PRECISION, UPCAST)
+        for turn in range(DOWN):
+            row = first + turn
+            sums = _added(_row(told, 2 * row, INPUTS, DEPTH), middle, begun, PRECISION, UPCAST)
+            read = _row(told, 2 * row + 1, INPUTS, DEPTH)
+            sums = _added(read, lower, sums, PRECISION, UPCAST)
+            begun = _added(read, upper, nothing, PRECISION, UPCAST)
+            sums += added[None, :]
+            sums = tl.where(sums >= 0, sums, sums * slope)
+            exists = wanted & (nothing + row < rows)
+            tl.store(target + row * columns * OUTPUTS, sums.to(target.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _taps(
+    weights: tl.tensor,
+    row: tl.constexpr,
+    INPUTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    LANES: tl.constexpr,
+) -> tl.tensor:
+    """The three taps of a row, [DEPTH, LANES]."""
+    depth = tl.arange(0, DEPTH)
+    lane = tl.arange(0, LANES)
+    return tl.load(
+        weights + (3 * row * INPUTS + depth)[:, None] * COLUMNS + lane[None, :],
+        mask=(depth < 3 * INPUTS)[:, None] & (lane < COLUMNS)[None, :],
+        other=0.0,
     )
+
+
+@triton.jit
+def _row(told: tl.tensor, y: tl.tensor, INPUTS: tl.constexpr, DEPTH: tl.constexpr) -> tl.tensor:
+    """Three positions each of a row of a picture, which lie one behind the other, [ACROSS, DEPTH]; zeros outside.
+
+    told: where the picture begins, its size, the columns in the middle of the three [ACROSS].
+    """
+    start, height, width, x = told
+    depth = tl.arange(0, DEPTH)
+    column = x[:, None] + (depth // INPUTS - 1)[None, :]
+    last = tl.where((y >= 0) & (y < height), width, 0)
+    return tl.load(
+        start + ((y * width + x - 1) * INPUTS)[:, None] + depth[None, :],
+        mask=(column >= 0) & (column < last) & (depth < 3 * INPUTS)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _added(
+    read: tl.tensor, taps: tl.tensor, sums: tl.tensor, PRECISION: tl.constexpr, UPCAST: tl.constexpr
+) -> tl.tensor:
+    """Sums [ACROSS, LANES] and what positions [ACROSS, DEPTH] add to them by taps [DEPTH, LANES]."""
+    if UPCAST:
+        read = read.to(tl.float32)
+        taps = taps.to(tl.float32)
+    return tl.dot(read, taps, sums, input_precision=PRECISION)

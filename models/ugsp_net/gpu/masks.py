@@ -103,9 +103,23 @@ def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor
 
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """What ``pooling.over_blocks`` returns."""
+    batch, channels, height, width = values.shape
+    made = [gpu.empty((batch, channels, height // side, width // side), values) for _ in range(2)]
+    _look_over(values, side, made[0], made[1])
+    return made[0], made[1]
+
+
+def agreement(changed: Tensor, side: int) -> Tensor:
+    """What ``masks.agreement`` returns."""
+    batch, _, height, width = changed.shape
+    agree = gpu.empty((batch, 1, height // side, width // side), changed, torch.int8)
+    _look_over(changed[:, :1], side, agree, None)
+    return agree.view(torch.bool)
+
+
+def _look_over(values: Tensor, side: int, mean: Tensor, most: Tensor | None) -> None:
     values = in_rows(values)
     batch, channels, height, width = values.shape
-    mean, most = (gpu.empty((batch, channels, height // side, width // side), values) for _ in range(2))
     span = gpu.power_of_two(side)
     places, some = (height // side) * (width // side), max(1, BLOCK // span)
     with gpu.on(values.device):
@@ -118,11 +132,12 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
             channels,
             *values.stride()[:3],
             1 / side**2,
+            masks.AGREE_MEAN,
+            masks.AGREE_MOST,
             SIDE=side,
             SPAN=span,
             SOME=some,
         )
-    return mean, most
 
 
 def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
@@ -326,7 +341,7 @@ def _moving_blocks(
 def _over_blocks(
     values: tl.tensor,  # [B, C, SIDE rows, SIDE columns], rows of one piece
     mean: tl.tensor,  # [B, C, rows, columns], out
-    most: tl.tensor,  # [B, C, rows, columns], out
+    most: tl.tensor,  # the same, or None: into ``mean``, int8, whether both are below their limits
     places: tl.tensor,  # rows * columns
     columns: tl.tensor,
     channels: tl.tensor,
@@ -334,6 +349,8 @@ def _over_blocks(
     channel_stride: tl.tensor,
     row_stride: tl.tensor,
     share: tl.tensor,  # of a position in its block
+    limit_of_mean: tl.tensor,
+    limit_of_most: tl.tensor,
     SIDE: tl.constexpr,
     SPAN: tl.constexpr,  # SIDE, or the power of two above it
     SOME: tl.constexpr,  # blocks of a program
@@ -355,8 +372,14 @@ def _over_blocks(
         largest = tl.maximum(largest, tl.where(there, value, float("-inf")))
         row += row_stride
     made = plane * places + place
-    tl.store(mean + made, tl.sum(total, axis=1) * share, mask=exists)
-    tl.store(most + made, tl.max(largest, axis=1), mask=exists)
+    averaged = tl.sum(total, axis=1) * share
+    reached = tl.max(largest, axis=1)
+    if most is None:
+        below = (averaged < limit_of_mean) & (reached < limit_of_most)
+        tl.store(mean + made, below.to(tl.int8), mask=exists)
+    else:
+        tl.store(mean + made, averaged, mask=exists)
+        tl.store(most + made, reached, mask=exists)
 
 
 @triton.jit(do_not_specialize=["places", "columns", "picture_stride", "row_stride"])
