@@ -50,7 +50,14 @@ def test_a_bias_and_an_activation(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "stride", "height", "width"),
-    [(16, 32, 2, 18, 34), (32, 32, 1, 9, 40), (8, 12, 2, 4, 6), (24, 64, 1, 3, 1), (65, 32, 1, 5, 70), (16, 16, 1, 37, 9)],
+    [
+        (16, 32, 2, 18, 34),
+        (32, 32, 1, 9, 40),
+        (8, 12, 2, 4, 6),
+        (24, 64, 1, 3, 1),
+        (65, 32, 1, 5, 70),
+        (16, 16, 1, 37, 9),
+    ],
 )
 def test_other_convolutions(
     inputs: int, outputs: int, stride: int, height: int, width: int, dtype: torch.dtype, tolerance: float

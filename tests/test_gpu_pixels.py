@@ -95,6 +95,14 @@ def test_blocks(side: int, rows: int, columns: int) -> None:
         close(over_blocks(some, side), expected)
         close(over_blocks(some[:, 1:], side), [one[:, 1:] for one in expected])
         close([share_below(some[:, channel : channel + 1], 0.5, side) for channel in (0, 1)], shares)
+    few = (
+        0.02
+        * torch.rand_like(values)
+        * torch.rand(2, 1, rows, columns, device=DEVICE).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    )
+    with only_torch():
+        agree = masks.agreement(few, side)
+    assert torch.equal(kernel("masks.agreement")(few, side), agree)
 
 
 @kernels
@@ -202,13 +210,16 @@ def test_flows(height: int, width: int) -> None:
 @kernels
 @pytest.mark.parametrize(("height", "width"), [(48, 112), (4, 4), (20, 92)])
 def test_what_the_search_sees(height: int, width: int) -> None:
-    looked_at = kernel("pictures.looked_at")
+    looked_at, compared = kernel("pictures.looked_at"), kernel("pictures.compared")
 
     first, second = torch.rand(2, 2, 3, height, width, device=DEVICE)
     with only_torch():
-        expected = search._looked_at(first, second)
+        expected, changed = search._looked_at(first, second), masks.change(first, second)
     for one, other in zip(views(first), reversed(views(second)), strict=True):
         close(looked_at(one, other), expected, 1e-4)  # of 0 to 255
+        between, *looked = compared(one, other)
+        close(looked, expected, 1e-4)
+        close([between], [changed])
 
 
 def narrow(bits: int) -> tuple[float, float, float, float]:

@@ -466,7 +466,7 @@ def test_flow_is_searched_where_something_changes(monkeypatch: pytest.MonkeyPatc
     assert nothing is not None
     assert not nothing.any()
     assert not sizes
-    flow, again = net.match(frames[0], frames[1]), net.match(frames[0], frames[1], change(frames[0], frames[1]))
+    flow, again = net.match(frames[0], frames[1]), net.match(frames[0], frames[1], net.compare(frames[0], frames[1]))
     assert flow is not None
     assert again is not None
     assert torch.equal(flow, again)

@@ -43,7 +43,7 @@ def full_of_nan(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None 
     reads or writes on ends the process."""
     dtype = dtype or like.dtype
     made = _at_the_end(shape, dtype) if INTERPRETED and 0 not in shape else like.new_empty(shape, dtype=dtype)
-    return made.fill_(float("nan") if dtype.is_floating_point else 1 << 20)
+    return made.fill_(float("nan") if dtype.is_floating_point else min(1 << 20, torch.iinfo(dtype).max))
 
 
 def _at_the_end(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,7 @@ The only place of the tool that knows both the video's planes and the network's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import chain, groupby, pairwise, takewhile
 from typing import TypeVar
@@ -27,8 +27,8 @@ from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
 from ugsp_net.gpu import graphs
-from ugsp_net.masks import Gate, agreement, change, enlarge, hard_gate, keep_gate, still_pixels, unsettled
-from ugsp_net.network import UGSP, Encoding, channels_last
+from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate, still_pixels, unsettled
+from ugsp_net.network import UGSP, Compared, Encoding, channels_last
 from ugsp_net.paths import carry, is_cut, trace
 from ugsp_net.precision import has_fast_bf16
 from ugsp_net.search import POINT
@@ -144,8 +144,8 @@ class _Pair:
 
     still: bool
     """Whether nothing moves between them."""
-    changed: Tensor
-    """From ``change``, at the size that the network sees."""
+    compared: Compared
+    """At the size that the network sees."""
     seen: Window
     """What the network sees of the two: outside nothing moves, and they are blended."""
     flow: Tensor | None = None
@@ -160,8 +160,8 @@ class _Ready:
 
     request: Request
     pair: tuple[_Source, _Source]
-    changed: Tensor
-    """From ``change``."""
+    agree: Tensor
+    """As in ``Compared``."""
     seen: Window
     """As in ``_Pair``; one for all that are made in one launch."""
     due: int
@@ -317,7 +317,7 @@ class Interpolator:
                 if other.flow is None and key not in search:
                     search[key] = other, self._source(left, False), self._source(right, False)
                     spent += cost.match
-            ready.append(_Ready(request, pair, known.changed, known.seen, self._due(request, neighbours), spent))
+            ready.append(_Ready(request, pair, known.compared.agree, known.seen, self._due(request, neighbours), spent))
         if self._crew is None:
             together = reduce(Window.joined, (one.seen for one in ready))
             for one in ready:
@@ -355,9 +355,10 @@ class Interpolator:
     @torch.inference_mode()
     def _search(self, some: Sequence[tuple[_Pair, _Source, _Source]]) -> None:
         left, right = _joined([one.small for _, one, _ in some]), _joined([one.small for _, _, one in some])
-        flow = self._net.match(left, right, _joined([pair.changed for pair, _, _ in some]))
+        flow = self._net.match(left, right, Compared.join([pair.compared for pair, _, _ in some]))
         for index, (pair, _, _) in enumerate(some):
             pair.flow = None if flow is None else flow[index : index + 1]
+            pair.compared = replace(pair.compared, looked=())  # has served
 
     @torch.inference_mode()
     def _make(self, ready: Sequence[_Ready], masks: bool) -> list[Made]:
@@ -368,7 +369,7 @@ class Interpolator:
         pairs = [one.pair for one in ready]
         cost = self._sized_cost(pairs[0][0])
         frames = _joined([pair[0].small for pair in pairs]), _joined([pair[1].small for pair in pairs])
-        changed = _joined([one.changed for one in ready])
+        agree = _joined([one.agree for one in ready])
         t = torch.tensor([one.request.t for one in ready], device=self._device, dtype=torch.float32)
         backend = self._backend
         factor = self._portions.factor(height, width)
@@ -383,10 +384,10 @@ class Interpolator:
                     _stack([pair[0].encoding_of(window) for pair in pairs]),
                     _stack([pair[1].encoding_of(window) for pair in pairs]),
                 )
-            seen = see_part(net, window, frames, encodings, found, t, self._gate, backend, changed, factor > 1)
+            seen = see_part(net, window, frames, encodings, found, t, self._gate, backend, agree, factor > 1)
         else:
             found = carry(_joined([one.paths for one in ready]), t) if net.config.search else None
-            seen = see_in_windows(net, frames, found, t, self._gate, backend, changed, windows, factor > 1)
+            seen = see_in_windows(net, frames, found, t, self._gate, backend, agree, windows, factor > 1)
         active = torch.ones(len(ready), len(PRUNED))
         if seen.masks:
             active = torch.stack([mask.flatten(1).mean(1) for mask in seen.masks], dim=1).cpu()
@@ -489,11 +490,11 @@ class Interpolator:
         """What is known of frames that follow each other, [1, 3, H, W] each, as the network sees them."""
         side = self._net.config.grid_stride(PRUNED[0])
         lefts, rights = zip(*some, strict=True)
-        changed = change(_joined(lefts), _joined(rights))
-        agree = agreement(changed, side).cpu()  # looked at here, and small
+        compared = self._net.compare(_joined(lefts), _joined(rights))
+        agree = compared.agree.cpu()  # looked at here, and small
         return [
-            _Pair(bool(one.all()), changed[index : index + 1], self._seen(one, side))
-            for index, one in enumerate(agree.split(1))
+            _Pair(bool(here.all()), one, self._seen(here, side))
+            for one, here in zip(compared.split(), agree.split(1), strict=True)
         ]
 
     def _seen(self, agree: Tensor, side: int) -> Window:
@@ -560,7 +561,7 @@ class Interpolator:
                 beside[side][-1] = neighbour.flow
                 intervals[-1][side] = float((other.time - one.time) / gap)
             flows.append(known.flow)
-            changes.append([pair.changed for _, _, pair in pairs])
+            changes.append([pair.compared.changed for _, _, pair in pairs])
         flow, times = _joined(flows), torch.tensor(intervals, device=self._device)
         still = None
         if any(map(any, intervals)):

@@ -25,7 +25,7 @@ from ugsp_cli.engine import Interpolator
 from ugsp_net.compiled import only_torch
 from ugsp_net.cost import PRUNED, network_cost
 from ugsp_net.gpu import graphs
-from ugsp_net.masks import change, fixed_gate
+from ugsp_net.masks import fixed_gate
 from ugsp_net.network import UGSP
 from ugsp_net.paths import carry, trace
 from ugsp_net.sparse import performed_share
@@ -130,8 +130,8 @@ class Work:
         second = net.encode(frames[batch:])
         yield
         first = second
-        changed = change(frames[:batch], frames[batch:])
-        flow = net.match(frames[:batch], frames[batch:], changed)
+        compared = net.compare(frames[:batch], frames[batch:])
+        flow = net.match(frames[:batch], frames[batch:], compared)
         # In a video the searches of the pairs before and after serve those pairs as well: each made pair pays for one.
         found = None if flow is None else carry(trace(flow, flow, flow), t)
         yield
@@ -139,7 +139,7 @@ class Work:
         if density is not None:
             # Graphs are known by their gate; frames that are made beside each other take masks in turn from one each.
             gate = self._gates[density] if self.beside == 1 else fixed_gate(self.masks[density])
-        how = gate, self.backend, changed, self.factor > 1
+        how = gate, self.backend, compared.agree, self.factor > 1
         made = net.make(frames[:batch], frames[batch:], first, second, found, t, *how)
         if self.factor > 1:
             blend_enlarged(self._large[:batch], self._large[batch:], made.flow, made.blend, self.factor)

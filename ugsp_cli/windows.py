@@ -136,20 +136,20 @@ def see(
     t: Tensor,
     gate: Gate | None,
     backend: str,
-    changed: Tensor,
+    agree: Tensor,
     with_motion: bool,
     picture: Tensor | None = None,
 ) -> Seen:
     """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them, or None where no level is needed
-    (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; changed: [B, 2, H, W], as ``change`` returns
-    it; picture: as in ``UGSP.interpolate``."""
+    (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; agree: as in
+    ``Compared``; picture: as in ``UGSP.interpolate``."""
     if encodings is None:
         assert found is not None
-        out = net.without_levels(*frames, found, t, changed, with_motion, picture)
+        out = net.without_levels(*frames, found, t, agree, with_motion, picture)
         motion = (out.flow, out.blend) if with_motion else None
         nothing = (0,) * len(PRUNED)
         return Seen(out.frame, motion, out.masks, [nothing] * len(t), [0] * len(t))
-    out = net.make(*frames, *encodings, found, t, gate, backend, changed, with_motion, picture)
+    out = net.make(*frames, *encodings, found, t, gate, backend, agree, with_motion, picture)
     motion = (out.flow, out.blend) if with_motion else None
     rows, columns = frames[0].shape[-2:]
     cost = network_cost(net.config, columns, rows)
@@ -177,16 +177,27 @@ def see_part(
     t: Tensor,
     gate: Gate | None,
     backend: str,
-    changed: Tensor,
+    agree: Tensor,
     with_motion: bool,
 ) -> Seen:
-    """As ``see``, where nothing moves outside a window: there the frames are blended as they are. frames, changed: of
+    """As ``see``, where nothing moves outside a window: there the frames are blended as they are. frames, agree: of
     the whole picture; encodings, found: of the window."""
     if window.covers(Window.alone(*((0, length) for length in frames[0].shape[-2:]))):
-        return see(net, frames, encodings, found, t, gate, backend, changed, with_motion)
+        return see(net, frames, encodings, found, t, gate, backend, agree, with_motion)
     whole = _blended(net, frames, t, gate, with_motion)
     inside, picture = (window.seen(frames[0]), window.seen(frames[1])), window.seen(whole.frame)
-    part = see(net, inside, encodings, found, t, gate, backend, window.seen(changed), with_motion, picture)
+    part = see(
+        net,
+        inside,
+        encodings,
+        found,
+        t,
+        gate,
+        backend,
+        window.seen(agree, net.config.grid_stride(PRUNED[0])),
+        with_motion,
+        picture,
+    )
     _put(net, window, part, whole, picture)
     return replace(whole, level_macs=part.level_macs, other_macs=part.other_macs)
 
@@ -221,12 +232,12 @@ def see_in_windows(
     t: Tensor,
     gate: Gate | None,
     backend: str,
-    changed: Tensor,
+    agree: Tensor,
     windows: Sequence[Window],
     with_motion: bool,
 ) -> Seen:
     """Run the network on one pair, window by window, and put the cells together. frames: both [1, 3, H, W]; t: [1];
-    changed: [1, 2, H, W]."""
+    agree: of the whole picture."""
     whole = _blended(net, frames, t, gate, with_motion)
     levels, other = [0] * len(PRUNED), 0
     encoded = net.needs_levels(gate)
@@ -234,7 +245,17 @@ def see_in_windows(
         pair = window.seen(frames[0]), window.seen(frames[1])
         encodings = (net.encode(pair[0]), net.encode(pair[1])) if encoded else None
         inside = None if found is None else window.seen(found, STRIDE)
-        part = see(net, pair, encodings, inside, t, gate, backend, window.seen(changed), with_motion)
+        part = see(
+            net,
+            pair,
+            encodings,
+            inside,
+            t,
+            gate,
+            backend,
+            window.seen(agree, net.config.grid_stride(PRUNED[0])),
+            with_motion,
+        )
         _put(net, window, part, whole)
         cost = network_cost(net.config, pair[0].shape[-1], pair[0].shape[-2])
         other += part.other_macs[0] + 2 * cost.encode * encoded

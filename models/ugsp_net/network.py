@@ -107,6 +107,36 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What two frames that follow each other show at a first look."""
+
+    changed: Tensor
+    """[B, 2, H, W], from ``change``."""
+    agree: Tensor
+    """[B, 1, rows, columns] bool: blocks of the masks' grid at stride 8 in which they agree, from ``agreement``."""
+    looked: tuple[Tensor, ...] = ()
+    """What a search sees of both, [2, B, C, h, w] each, where it has been looked at."""
+
+    def split(self) -> list[Compared]:
+        """Of each pair; views."""
+        parts = [one.split(1, dim=1) for one in self.looked]
+        pairs = zip(self.changed.split(1), self.agree.split(1), strict=True)
+        return [Compared(*pair, tuple(part[index] for part in parts)) for index, pair in enumerate(pairs)]
+
+    @staticmethod
+    def join(compared: Sequence[Compared]) -> Compared:
+        """One batch of several; a copy is saved where there is one."""
+        if len(compared) == 1:
+            return compared[0]
+        looked = zip(*(one.looked for one in compared), strict=True)
+        return Compared(
+            torch.cat([one.changed for one in compared]),
+            torch.cat([one.agree for one in compared]),
+            tuple(torch.cat(some, dim=1) for some in looked),
+        )
+
+
+@dataclass(frozen=True)
 class Found:
     """What the search found, at the instant: where every level begins."""
 
@@ -297,20 +327,41 @@ class UGSP(nn.Module):
         return self.config.activation == "leaky" and min(self.config.encoder_channels) >= 8
 
     @torch.no_grad()
-    def match(self, frame0: Tensor, frame1: Tensor, changed: Tensor | None = None) -> Tensor | None:
+    def compare(self, frame0: Tensor, frame1: Tensor) -> Compared:
+        """Look at both frames of pairs, [B, 3, H, W] each: on a card for all that ``match`` needs of them, so that they
+        are read once."""
+        looked: tuple[Tensor, ...] = ()
+        if self.config.search and frame0.dtype == torch.float32 and by_kernels(frame0):
+            from ugsp_net.gpu.pictures import compared
+
+            changed, *seen = compared(frame0, frame1)
+            looked = tuple(one.unflatten(0, (2, -1)) for one in seen)
+        else:
+            changed = change(frame0, frame1)
+        return Compared(changed, agreement(changed, self._agreement_side), looked)
+
+    @property
+    def _agreement_side(self) -> int:
+        """Pixels along the sides of the blocks in which frames are compared."""
+        return self.config.grid_stride(STRIDES.index(8))
+
+    @torch.no_grad()
+    def match(self, frame0: Tensor, frame1: Tensor, compared: Compared | None = None) -> Tensor | None:
         """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant,
-        and the pairs before and after. changed: what ``change`` makes of the frames, if it is known.
+        and the pairs before and after. compared: from ``compare``, if it is known.
 
         What moves is at one place in one frame and at another one in the other, and both change: outside the rectangle
         that holds all that changes nothing is searched. None in a network without a search.
         """
         if not self.config.search:
             return None
-        side = self.config.grid_stride(STRIDES.index(8))
-        agree = agreement(change(frame0, frame1) if changed is None else changed, side)
+        if compared is None:
+            compared = self.compare(frame0, frame1)
+        side, agree = self._agreement_side, compared.agree
         batch, _, height, width = frame0.shape
         if by_kernels(frame0):  # to which patches that fit cost next to nothing; to ask where they are would be to wait
-            return inverse_search(frame0, frame1, agree, BESIDE)
+            looked = [one.flatten(0, 1) for one in compared.looked]
+            return inverse_search(frame0, frame1, agree, BESIDE, looked)
         flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
         box = bounds((~agree).float())
         if box is not None:
@@ -337,8 +388,8 @@ class UGSP(nn.Module):
 
         intervals: as for ``trace``. None in a network without a search.
         """
-        changed = change(frame0, frame1)
-        flow = self.match(frame0, frame1, changed)
+        compared = self.compare(frame0, frame1)
+        flow, changed = self.match(frame0, frame1, compared), compared.changed
         if flow is None:
             return None
         flows: list[Tensor | None] = [None, None]
@@ -346,10 +397,10 @@ class UGSP(nn.Module):
         for index, (one, other) in enumerate(((before, frame0), (frame1, after))):
             if one is None or other is None:
                 continue
-            between = change(one, other)
+            between = self.compare(one, other)
             flows[index] = self.match(one, other, between)
             there_is = torch.ones_like(there_are) if intervals is None else intervals[:, index] > 0
-            changed = torch.maximum(changed, between * there_is.view(-1, 1, 1, 1))
+            changed = torch.maximum(changed, between.changed * there_is.view(-1, 1, 1, 1))
             there_are = there_are | there_is
         still = still_pixels(frame0, frame1, changed) * there_are.view(-1, 1, 1, 1)
         return carry(trace(flow, flows[0], flows[1], intervals, still), t)
@@ -387,7 +438,7 @@ class UGSP(nn.Module):
         t: Tensor,
         gate: Gate | None = None,
         backend: str = "reference",
-        changed: Tensor | None = None,
+        agree: Tensor | None = None,
         motion: bool = True,
         picture: Tensor | None = None,
     ) -> Interpolation:
@@ -395,15 +446,14 @@ class UGSP(nn.Module):
 
         frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
         in (0, 1). Without a gate nothing is pruned: the dense network. With one, blocks in which
-        nothing moves are pruned without asking it, and there both frames are blended where they are. changed: what
-        ``change`` makes of the frames, if it is known; motion: whether flow and blend are wanted at full size; picture:
+        nothing moves are pruned without asking it, and there both frames are blended where they are. agree: as in
+        ``Compared``, if it is known; motion: whether flow and blend are wanted at full size; picture:
         both frames blended as they are, [B, 3, H, W], perhaps part of a larger picture: where flow is not wanted and
         nothing refines it, it becomes the frame.
         """
-        agree = None
-        if gate is not None:
-            agree = self._agreement(change(frame0, frame1) if changed is None else changed)
-        made = self._levels(first, second, coarse, t, gate, backend, agree)
+        if gate is not None and agree is None:
+            agree = self._agreement(frame0, frame1)
+        made = self._levels(first, second, coarse, t, gate, backend, agree if gate is not None else None)
         how = t, coarse.found, made.moving, motion, picture
         unrefined, flow, blend, warped = self._render(frame0, frame1, made.flow, made.out, *how)
         frame = unrefined
@@ -422,7 +472,7 @@ class UGSP(nn.Module):
         t: Tensor,
         gate: Gate | None = None,
         backend: str = "reference",
-        changed: Tensor | None = None,
+        agree: Tensor | None = None,
         motion: bool = True,
         picture: Tensor | None = None,
     ) -> Interpolation:
@@ -434,10 +484,10 @@ class UGSP(nn.Module):
         graphed = self.frozen and backend == "triton" and self.refinement is None and not torch.is_grad_enabled()
         if not graphed or found is None or not gpu.available(t.device):
             coarse = self.coarse(first, second, found, t)
-            return self.interpolate(frame0, frame1, first, second, coarse, t, gate, backend, changed, motion, picture)
+            return self.interpolate(frame0, frame1, first, second, coarse, t, gate, backend, agree, motion, picture)
         given = [*first.features, *second.features, found, t]
         if gate is not None:
-            given.append(self._agreement(change(frame0, frame1) if changed is None else changed))
+            given.append(self._agreement(frame0, frame1) if agree is None else agree)
         flow, squares, reached, bands, *rest = replayed(partial(self._levels_of, gate), (self, gate), *given)
         moving, masks = (rest[0], tuple(mask.clone() for mask in rest[1:])) if gate is not None else (None, ())
         guide = Found((), found[:, 4:5], found[:, 5:])
@@ -528,7 +578,7 @@ class UGSP(nn.Module):
         frame1: Tensor,
         found: Tensor,
         t: Tensor,
-        changed: Tensor | None = None,
+        agree: Tensor | None = None,
         motion: bool = True,
         picture: Tensor | None = None,
     ) -> Interpolation:
@@ -539,8 +589,7 @@ class UGSP(nn.Module):
         """
         guide = Found.of(found)
         state = LevelState(guide.flows[-1], guide.flows[-1][:, :0], guide, bent=False)
-        agree = self._agreement(change(frame0, frame1) if changed is None else changed)
-        moving = self._moving(agree, state.flow)
+        moving = self._moving(self._agreement(frame0, frame1) if agree is None else agree, state.flow)
         unrefined, flow, blend, _ = self._shortened(frame0, frame1, state, t, moving, motion, picture)
         sides = [self.config.grid_stride(index) for index in range(len(STRIDES) - 2, -1, -1)]
         height, width = frame0.shape[-2:]
@@ -575,15 +624,14 @@ class UGSP(nn.Module):
         out = ConstantOutput(self._level(0), self.synthesis, len(t), height // 2, width // 2)
         return self._render(frame0, frame1, state.enlarged(), out, t, state.found, moving, motion, picture)
 
-    def _agreement(self, changed: Tensor) -> Tensor:
-        """Blocks of the masks' grid at stride 8 in which two frames agree, [B, 1, rows, columns] bool; changed: from
-        ``change``."""
-        return agreement(changed, self.config.grid_stride(STRIDES.index(8)))
+    def _agreement(self, frame0: Tensor, frame1: Tensor) -> Tensor:
+        """``Compared.agree`` alone."""
+        return agreement(change(frame0, frame1), self._agreement_side)
 
     def _moving(self, agree: Tensor, flow: Tensor) -> Tensor:
         """Blocks in which something may move, 1 or 0, on the grid of ``agree``, from ``_agreement``. flow: of the
         coarsest level."""
-        return moving_blocks(agree, flow, STRIDES[-1], self.config.grid_stride(STRIDES.index(8)))
+        return moving_blocks(agree, flow, STRIDES[-1], self._agreement_side)
 
     def _render(
         self,

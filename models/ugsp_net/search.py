@@ -9,6 +9,7 @@ network learns only from very many samples; where it is not, the network's level
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
@@ -85,11 +86,11 @@ def inverse_search(
     """Flow 0 -> 1 and 1 -> 0, (x, y) each, in points of ``POINT`` pixels: [B, 4, H / 4, W / 4] fp32.
 
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4; agree: [B, 1, rows, columns] bool, blocks that
-    are the same in both: outside of the rectangle that holds all others, and so many blocks beside it, flow is 0. Not
-    differentiable.
+    are the same in both: outside of the rectangle that holds all others, and so many blocks beside it, flow is 0;
+    looked: from ``_looked_at``, if that is known. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        image, points = _looked_at(frame0.float(), frame1.float())
+        image, points = looked or _looked_at(frame0.float(), frame1.float())
         given = (image, points) if agree is None else (image, points, agree)
         (flow,) = replayed(partial(_search_sizes, beside), (_search_sizes, beside), *given)
         return flow.clone()

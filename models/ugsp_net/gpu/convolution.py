@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ugsp_net import gpu
 from ugsp_net.blocks import Conv
 from ugsp_net.sparse.triton_kernels import INTERPRETED
-from ugsp_net.sparse.triton_level import _multiprocessors, pack_taps, padded, precision
+from ugsp_net.sparse.triton_level import _multiprocessors, _shared_memory, pack_taps, padded, precision
 
 MOST_READ, MOST_MADE = 72, 64
 """Channels, filled up to a multiple of eight, that a kernel reads, and those that it makes."""
@@ -30,7 +30,12 @@ def convolve_and_activate(conv: Conv, x: Tensor, slope: float) -> Tensor:
     weight, bias = conv.weight.to(x.dtype), conv.bias
     assert bias is not None
     few = weight.shape[0] <= MOST_MADE and padded(weight.shape[1]) <= MOST_READ
-    if few and conv.kernel_size == (3, 3) and x.element_size() == 2 and _pays(gpu.index_of(x.device)):
+    if (
+        few
+        and conv.kernel_size == (3, 3)
+        and x.element_size() == 2
+        and _pays(gpu.index_of(x.device), *weight.shape[:2])
+    ):
         return convolve(conv, x, slope)
     return add_and_activate(F.conv2d(x, weight, None, conv.stride, conv.padding), bias.to(x.dtype), slope)
 
@@ -70,13 +75,18 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
             PRECISION=precision(x.dtype),
             UPCAST=INTERPRETED,
             num_warps=4,
+            num_stages=1,  # the next row in flight would take twice the shared memory
         )
     return target.permute(0, 3, 1, 2)
 
 
 @functools.cache
-def _pays(index: int) -> bool:
-    """Cards before Ampere lack the registers: 2 KB of each thread would lie in memory."""
+def _pays(index: int, outputs: int, inputs: int) -> bool:
+    """Cards before Ampere lack the registers: 2 KB of each thread would lie in memory. Others may lack shared memory for
+    what a program multiplies by and one row of what it reads."""
+    depth, lanes = gpu.power_of_two(3 * padded(inputs)), gpu.power_of_two(max(16, outputs))
+    if 2 * depth * (3 * lanes + ACROSS) > _shared_memory(index):
+        return False
     return index < 0 or torch.version.hip is not None or torch.cuda.get_device_capability(index) >= (8, 0)
 
 

@@ -62,6 +62,7 @@ def bent(flow: Tensor, added: Tensor, pace: Tensor) -> Tensor:
             *added.stride(),
             CHANNELS=channels,
             BLOCK=BLOCK,
+            num_warps=8,
         )
     return out
 

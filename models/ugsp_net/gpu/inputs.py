@@ -71,7 +71,7 @@ def rows(inputs: SparseInputs, mask: Tensor, side: int) -> Tensor:
             BLOCK_REST=gpu.power_of_two(pitch - told),
             DOWN=down,
             ACROSS=ACROSS,
-            num_warps=4,
+            num_warps=2,
         )
         if conv is not None:
             squares = triton.cdiv(width, MATCHED_SIDE) * triton.cdiv(height, MATCHED_SIDE)

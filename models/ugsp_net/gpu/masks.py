@@ -59,6 +59,7 @@ def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tens
             CHANNELS=channels,
             LANES=lanes,
             SOME=some,
+            num_warps=8,
         )
     return out
 

@@ -404,6 +404,7 @@ def _fill(mask: Tensor, values: Tensor, target: Tensor, width: int, side: int) -
         SIDE=side,
         BLOCK_M=down,
         BLOCK_N=across,
+        num_warps=1,
     )
 
 
