@@ -53,7 +53,8 @@ def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypat
         for one, other in zip(in_torch, made, strict=True):
             assert one.shape == other.shape
             assert other.isfinite().all()
-            assert ((one - other.to(one.device)).abs() > 0.01).float().mean() < 0.02
+            # Of the few patches of a small picture one is more: it covers 16 points, of two numbers each.
+            assert ((one - other.to(one.device)).abs() > 0.01).float().mean() < max(0.02, 40 / one.numel())
             assert (one - other.to(one.device)).abs().median() < 1e-3
         return in_torch
 

@@ -82,8 +82,8 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
 
 @functools.cache
 def _pays(index: int, outputs: int, inputs: int) -> bool:
-    """Cards before Ampere lack the registers: 2 KB of each thread would lie in memory. Others may lack the shared memory
-    for what a program multiplies by and one row of what it reads."""
+    """Cards before Ampere lack the registers: 2 KB of each thread would lie in memory. Others may lack the shared
+    memory for what a program multiplies by and one row of what it reads."""
     depth, lanes = gpu.power_of_two(3 * padded(inputs)), gpu.power_of_two(max(16, outputs))
     if 2 * depth * (3 * lanes + ACROSS) > _shared_memory(index):
         return False

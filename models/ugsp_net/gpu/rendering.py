@@ -40,6 +40,8 @@ def put_rendered(
     values, bands, reached = _last_output(out, 2 * rows, 2 * columns)
     reached_side = 1 if reached is None else block_side(reached, rows, columns)
     moving_side = 1 if moving is None else block_side(moving, 2 * rows, 2 * columns)
+    # Two planes of what the search found, in place: only pictures are far apart.
+    small = [one if one is None or one[0].is_contiguous() else one.contiguous() for one in (prior, still)]
     with gpu.on(flow.device):
         _put_pixels[(-(-2 * columns // COLUMNS), -(-2 * rows // ROWS), batch)](
             picture,
@@ -52,13 +54,13 @@ def put_rendered(
             t.contiguous(),
             -torch.logit(t),
             pace.expand(batch, 4, 1, 1).contiguous(),
-            None if prior is None else prior.contiguous(),
-            None if still is None else still.contiguous(),
+            *small,
             None if moving is None else moving.contiguous(),
             2 * rows,
             2 * columns,
             reached_side,
             moving_side,
+            *(0 if one is None else one.stride(0) for one in small),
             *picture.stride(),
             *frame0.stride(),
             *frame1.stride(),
@@ -88,6 +90,8 @@ def _last_output(out: LastOutput, height: int, width: int) -> tuple[Tensor | Non
         "width",
         "reached_side",
         "moving_side",
+        "prior_step",
+        "still_step",
         "picture_step",
         "plane_step",
         "row_step",
@@ -110,13 +114,15 @@ def _put_pixels(
     t: tl.tensor,  # [B] fp32
     likelier: tl.tensor,  # [B] fp32: the logarithm of how much nearer the first frame is
     pace: tl.tensor,  # [B, 4] fp32
-    prior: tl.tensor,  # [B, rows, columns] fp32, or None
-    still: tl.tensor,  # [B, rows, columns] fp32, or None
+    prior: tl.tensor,  # [B, rows, columns] fp32, pictures anywhere, or None
+    still: tl.tensor,  # the same
     moving: tl.tensor,  # [B, H, W] / moving_side: pixels are made where it is not 0; None: everywhere
     height: tl.tensor,
     width: tl.tensor,
     reached_side: tl.tensor,  # positions
     moving_side: tl.tensor,  # pixels
+    prior_step: tl.tensor,  # between pictures
+    still_step: tl.tensor,
     picture_step: tl.tensor,
     plane_step: tl.tensor,
     row_step: tl.tensor,
@@ -212,7 +218,7 @@ def _put_pixels(
     logit = _last(4, values, value, value_step, bands, band, band_step, computed, constant)
     logit += tl.load(likelier + number)
     if prior is not None:
-        logit += _enlarged(prior + number * positions, here, beside, below, diagonal, wanted)
+        logit += _enlarged(prior + number * prior_step, here, beside, below, diagonal, wanted)
     blend = 1 / (1 + tl.exp(-logit))
 
     left0, right_share0 = _between(x, flow_x0, width)
@@ -222,7 +228,7 @@ def _put_pixels(
     place0 = top0 * row_step0 + left0 * column_step0
     place1 = top1 * row_step1 + left1 * column_step1
     if still is not None:
-        share = _enlarged(still + number * positions, here, beside, below, diagonal, wanted)
+        share = _enlarged(still + number * still_step, here, beside, below, diagonal, wanted)
         stands = wanted & (share > 0)
         when = tl.load(t + number)
     for channel in tl.static_range(3):

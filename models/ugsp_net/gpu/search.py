@@ -69,7 +69,7 @@ def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, l
         distances = search._distances(level)
         for turn, distance in enumerate(distances):
             if level == 1 and turn == len(distances) - 1:
-                _look_far(frames, states[0])
+                _look_far(frames, padded, states[0])
             side = min(distance, max(1, min(frames.rows, frames.columns) - 1))
             damping = search.DAMPING * frames.samples / search.PATCH**2
             _try_around[rounds](*padded, *states, side, damping, **sizes)
@@ -112,6 +112,7 @@ def largest(values: Tensor, most: int, above: float) -> Tensor:
             count,
             most,
             int(np.float32(above).view(np.int32)),
+            ONCE=count <= CHOICES,
             BLOCK=min(CHOICES, gpu.power_of_two(count)),
             num_warps=16,
         )
@@ -122,6 +123,7 @@ def look_for_colours(pictures: Tensor, chosen: Tensor, moved: Tensor) -> tuple[T
     """What ``search._look_for_colours`` returns, for the chosen ones of cells that have moved, [B, N, 2]; anything for
     those whose number is -1."""
     frames = _Frames(pictures, search._one_in(search.COLOUR_SAMPLED))
+    padded = frames.padded()
     batch, count = chosen.shape
     moved = moved.contiguous()
     found = gpu.empty((batch, count, 2), moved)
@@ -129,7 +131,15 @@ def look_for_colours(pictures: Tensor, chosen: Tensor, moved: Tensor) -> tuple[T
     with gpu.on(moved.device):
         for turn, (reach, step) in enumerate(search.COLOUR_STEPS):
             _look_around[(count, batch)](
-                *frames.told, chosen, moved, found, cost, least, step, FIRST=turn == 0, **_around(frames, reach)
+                *padded,
+                chosen,
+                moved,
+                found,
+                cost,
+                least,
+                step,
+                FIRST=turn == 0,
+                **_around(frames, search.COLOUR_SAMPLED, reach),
             )
     return found, cost, least
 
@@ -199,11 +209,12 @@ def within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
     return out
 
 
-def _look_far(frames: _Frames, state: Tensor) -> None:
+def _look_far(frames: _Frames, padded: tuple[Any, ...], state: Tensor) -> None:
     """Let the patches that are lost try all flows within ``search.FAR`` positions of theirs; changes the state."""
     cost = state[:, 2]
     chosen = largest(cost, search._most_of(cost.shape[1]), search.LOST * frames.samples)
-    _look_farther[chosen.shape[::-1]](*frames.told, chosen, state, search.FOUND, **_around(frames, search.FAR))
+    around = _around(frames, search._every(1), search.FAR)
+    _look_farther[chosen.shape[::-1]](*padded, chosen, state, search.FOUND, **around)
 
 
 def _averaged(pictures: Tensor, frames: _Frames, state: Tensor) -> Tensor:
@@ -252,12 +263,14 @@ class _Frames:
         return self._pictures, _numbers(self._positions, self._pictures.device), *self._shape
 
     def padded(self) -> tuple[Any, ...]:
-        """What they are told in rounds: with their borders repeated, [B, h + 2 PAD, w + 2 PAD]."""
-        batch, _, height, width = self._pictures.shape
-        out = gpu.empty((batch, height + 2 * PAD, width + 2 * PAD), self._pictures)
-        pixels = out[0].numel()
+        """What they are told in rounds: with their borders repeated, [B, C, h + 2 PAD, w + 2 PAD]."""
+        batch, channels, height, width = self._pictures.shape
+        out = gpu.empty((batch, channels, height + 2 * PAD, width + 2 * PAD), self._pictures)
+        pixels = out[0, 0].numel()
         with gpu.on(out.device):
-            _pad[(triton.cdiv(pixels, PADDED), batch)](self._pictures, out, height, width, PAD=PAD, BLOCK=PADDED)
+            _pad[(triton.cdiv(pixels, PADDED), batch * channels)](
+                self._pictures, out, height, width, PAD=PAD, BLOCK=PADDED
+            )
         return out, *self._shape
 
     def rounds(self, every: int) -> tuple[tuple[int, int], dict[str, Any]]:
@@ -266,16 +279,21 @@ class _Frames:
         fill = triton.cdiv(count, PATCHES) * batch >= 2 * _multiprocessors(gpu.index_of(self._pictures.device))
         patches = PATCHES if fill else FEW_PATCHES
         sizes = {name: self.sizes[name] for name in ("PATCH", "CELL")}
-        told = {"count": self.samples // search.PATCH, "every": every}  # known at run time: one kernel for all sizes
-        told |= {"LANES": LANES, "PATCHES": patches, "PAD": PAD, "num_warps": 2}
+        told = self.looks(every) | {"LANES": LANES, "PATCHES": patches, "PAD": PAD, "num_warps": 2}
         return (triton.cdiv(count, patches), batch), sizes | told
 
+    def looks(self, every: int) -> dict[str, int]:
+        """With how many rows a patch looks, and that these are one in so many. Known at run time: one kernel serves all
+        sizes."""
+        return {"count": self.samples // search.PATCH, "every": every}
 
-def _around(frames: _Frames, reach: int) -> dict[str, Any]:
-    """The constants of kernels that take one patch each and try all displacements."""
-    sizes = {name: frames.sizes[name] for name in ("CHANNELS", "SAMPLES", "PATCH", "CELL")}
+
+def _around(frames: _Frames, every: int, reach: int) -> dict[str, Any]:
+    """What kernels are told that take one patch each and try all displacements; every: one in so many rows looks."""
+    sizes = {name: frames.sizes[name] for name in ("CHANNELS", "PATCH", "CELL")}
     lanes = max(32, min(TRIES, gpu.power_of_two((2 * reach + 1) ** 2)))
-    return sizes | {"REACH": reach, "LANES": lanes, "num_warps": max(1, lanes // 64)}
+    sizes |= frames.looks(every) | {"REACH": reach, "PAD": PAD, "LANES": lanes}
+    return sizes | {"num_warps": max(1, lanes // 64)}
 
 
 def _rows_at_once(values: Tensor) -> Tensor:
@@ -457,11 +475,13 @@ def _edge(position: tl.tensor, count: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _pictures(padded: tl.tensor, height: tl.tensor, width: tl.tensor, PAD: tl.constexpr) -> tuple[tl.tensor, ...]:
+def _pictures(
+    padded: tl.tensor, height: tl.tensor, width: tl.tensor, PAD: tl.constexpr, CHANNELS: tl.constexpr = 1
+) -> tuple[tl.tensor, ...]:
     """Where the pictures of a program begin behind their borders, the first one and the second one; positions from one
     row to the next."""
     pitch = width + 2 * PAD
-    size = pitch.to(tl.int64) * (height + 2 * PAD)
+    size = CHANNELS * pitch.to(tl.int64) * (height + 2 * PAD)
     first = padded + PAD * pitch + PAD
     return first + tl.program_id(1) * size, first + _other() * size, pitch
 
@@ -817,66 +837,81 @@ def _try_around(
 
 @triton.jit
 def _least_around(
-    first: tl.tensor,
-    second: tl.tensor,
-    inside: tl.tensor,
-    number: tl.tensor,
+    told: tl.tensor,
+    plane: tl.tensor,
     across: tl.tensor,
     down: tl.tensor,
     step: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    columns: tl.tensor,
     CHANNELS: tl.constexpr,
-    SAMPLES: tl.constexpr,
     PATCH: tl.constexpr,
-    CELL: tl.constexpr,
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """The best flow for one patch of those within REACH steps of (across, down), and its cost; LANES are tried at
-    once."""
+    """The best flow for one patch of those within REACH steps of (across, down), and its cost. LANES are tried at once,
+    those beside each other by neighbouring threads, which read what lies beside each other.
+
+    told: as in ``_costs``, of one patch; plane: positions from one channel to the next.
+    """
+    first, second, pitch, top, left, height, width, count, every = told
     side: tl.constexpr = 2 * REACH + 1
-    margin: tl.constexpr = (PATCH - CELL) // 2
-    top = (number // columns) * CELL - margin
-    left = (number % columns) * CELL - margin
+    begin = (every // 2) * pitch
     least = tl.full([LANES], float("inf"), dtype=tl.float32)
     best = tl.zeros([LANES], dtype=tl.int32)
     for turn in range((side * side + LANES - 1) // LANES):
         lane = turn * LANES + tl.arange(0, LANES)
-        tries = lane < side * side
-        tried_x = across + step * (lane // side - REACH).to(tl.float32)
-        tried_y = down + step * (lane % side - REACH).to(tl.float32)
-        summed = tl.zeros([LANES], dtype=tl.float32)
+        column = lane % side
+        row = lane // side
+        x, right = _led(left, across + step * (column - REACH).to(tl.float32), width, PATCH)
+        y, lower = _led(top, down + step * (row - REACH).to(tl.float32), height, PATCH)
+        own = first + (top * pitch + left + begin)
+        there = second + (y * pitch + x + begin)
+        total = tl.zeros([LANES], dtype=tl.float32)
         squares = tl.zeros([LANES], dtype=tl.float32)
-        for sample in range(SAMPLES):
-            place = tl.load(inside + sample)
-            y = top + place // PATCH
-            x = left + place % PATCH
-            within = _edge(y, height) * width + _edge(x, width)
+        for _ in range(count):
             for channel in tl.static_range(CHANNELS):
-                plane = channel * height * width
-                there_x = x.to(tl.float32) + tried_x
-                found = _read(second + plane, y.to(tl.float32) + tried_y, there_x, height, width, tries)
-                found -= tl.load(first + plane + within)
-                summed += found
-                squares += found * found
-        cost = tl.maximum(squares - summed * summed * (1.0 / (SAMPLES * CHANNELS)), 0.0)
-        better = tries & (cost < least)
+                added, more = _row_misfit(own + channel * plane, there + channel * plane, pitch, right, lower, PATCH)
+                total += added
+                squares += more
+            own += every * pitch
+            there += every * pitch
+        cost = tl.where(row < side, _cost_of(total, squares, count * (PATCH * CHANNELS)), float("inf"))
+        # Of those that cost the same the one farthest to the left, then above.
+        number = column * side + row
+        better = (cost < least) | ((cost == least) & (number < best))
         least = tl.where(better, cost, least)
-        best = tl.where(better, lane, best)
+        best = tl.where(better, number, best)
     cost = tl.min(least, axis=0)
-    # Of those that cost the same the one that was to be tried first.
-    number_of = tl.min(tl.where(least == cost, best, side * side - 1), axis=0)
-    best_x = across + step * (number_of // side - REACH).to(tl.float32)
-    best_y = down + step * (number_of % side - REACH).to(tl.float32)
+    number = tl.min(tl.where(least == cost, best, side * side - 1), axis=0)
+    best_x = across + step * (number // side - REACH).to(tl.float32)
+    best_y = down + step * (number % side - REACH).to(tl.float32)
     return cost, best_x, best_y
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "found"])
+@triton.jit
+def _told_of(
+    padded: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    columns: tl.tensor,
+    number: tl.tensor,
+    count: tl.tensor,
+    every: tl.tensor,
+    CHANNELS: tl.constexpr,
+    PATCH: tl.constexpr,
+    CELL: tl.constexpr,
+    PAD: tl.constexpr,
+) -> tl.tensor:
+    """What ``_least_around`` is told of a patch, and the positions from one channel to the next."""
+    first, second, pitch = _pictures(padded, height, width, PAD, CHANNELS)
+    margin: tl.constexpr = (PATCH - CELL) // 2
+    top = (number // columns) * CELL - margin
+    left = (number % columns) * CELL - margin
+    return (first, second, pitch, top, left, height, width, count, every), pitch * (height + 2 * PAD)
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "found", "count", "every"])
 def _look_farther(
-    pictures: tl.tensor,  # [B, h, w] fp32
-    inside: tl.tensor,
+    padded: tl.tensor,  # [B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -884,50 +919,34 @@ def _look_farther(
     chosen: tl.tensor,  # [B, K] int32, numbers of patches that are lost, then -1
     state: tl.tensor,  # [B, 3, rows * columns] fp32, changed
     found: tl.tensor,  # the part of their cost that may be left
+    count: tl.tensor,  # as in ``_begin``
+    every: tl.tensor,
     CHANNELS: tl.constexpr,
-    SAMPLES: tl.constexpr,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    PAD: tl.constexpr,
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> None:
     """One patch that is lost."""
-    count = rows * columns
+    patches = rows * columns
     number = tl.load(chosen + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0))
     if number >= 0:
-        state = _state_of(state, count) + number
-        cost = tl.load(state + 2 * count)
-        first, second = _both(pictures, height, width, CHANNELS)
+        state = _state_of(state, patches) + number
+        cost = tl.load(state + 2 * patches)
         across = tl.load(state)
-        down = tl.load(state + count)
-        least, best_x, best_y = _least_around(
-            first,
-            second,
-            inside,
-            number,
-            across,
-            down,
-            1.0,
-            height,
-            width,
-            columns,
-            CHANNELS,
-            SAMPLES,
-            PATCH,
-            CELL,
-            REACH,
-            LANES,
-        )
+        down = tl.load(state + patches)
+        told, plane = _told_of(padded, height, width, columns, number, count, every, CHANNELS, PATCH, CELL, PAD)
+        least, best_x, best_y = _least_around(told, plane, across, down, 1.0, CHANNELS, PATCH, REACH, LANES)
         if least < found * cost:
             tl.store(state, best_x)
-            tl.store(state + count, best_y)
-            tl.store(state + 2 * count, least)
+            tl.store(state + patches, best_y)
+            tl.store(state + 2 * patches, least)
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "step"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "step", "count", "every"])
 def _look_around(
-    pictures: tl.tensor,  # [B, 3, h, w] fp32
-    inside: tl.tensor,
+    padded: tl.tensor,  # [B, CHANNELS, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -938,11 +957,13 @@ def _look_around(
     cost: tl.tensor,  # [B, K] fp32, out where FIRST: by the flow as it was
     least: tl.tensor,  # [B, K] fp32, changed, out where FIRST
     step: tl.tensor,
+    count: tl.tensor,  # as in ``_begin``
+    every: tl.tensor,
     FIRST: tl.constexpr,
     CHANNELS: tl.constexpr,
-    SAMPLES: tl.constexpr,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    PAD: tl.constexpr,
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> None:
@@ -951,51 +972,17 @@ def _look_around(
     number = tl.load(chosen + place)
     if number < 0:
         return
-    first, second = _both(pictures, height, width, CHANNELS)
     own = moved + (tl.program_id(1).to(tl.int64) * (rows * columns) + number) * 2
     begun = own if FIRST else flow + 2 * place
     across = tl.load(begun)
     down = tl.load(begun + 1)
+    told, plane = _told_of(padded, height, width, columns, number, count, every, CHANNELS, PATCH, CELL, PAD)
     if FIRST:
-        before, _, _ = _least_around(
-            first,
-            second,
-            inside,
-            number,
-            across,
-            down,
-            0.0,
-            height,
-            width,
-            columns,
-            CHANNELS,
-            SAMPLES,
-            PATCH,
-            CELL,
-            0,
-            32,
-        )
+        before, _, _ = _least_around(told, plane, across, down, 0.0, CHANNELS, PATCH, 0, 32)
         tl.store(cost + place, before)
     else:
         before = tl.load(least + place)
-    tried, best_x, best_y = _least_around(
-        first,
-        second,
-        inside,
-        number,
-        across,
-        down,
-        step,
-        height,
-        width,
-        columns,
-        CHANNELS,
-        SAMPLES,
-        PATCH,
-        CELL,
-        REACH,
-        LANES,
-    )
+    tried, best_x, best_y = _least_around(told, plane, across, down, step, CHANNELS, PATCH, REACH, LANES)
     better = tried < before
     tl.store(flow + 2 * place, tl.where(better, best_x, across))
     tl.store(flow + 2 * place + 1, tl.where(better, best_y, down))
@@ -1055,32 +1042,27 @@ def _largest(
     count: tl.tensor,
     most: tl.tensor,
     limit: tl.tensor,  # bits of 0 or more: only values that are larger
+    ONCE: tl.constexpr,  # whether all are read at once, and stay in registers
     BLOCK: tl.constexpr,
 ) -> None:
     """One row. Numbers of fp32 that are not negative are in the order of their bits: of those of the smallest that is
     chosen one is found after the other, by counting how many values are not smaller."""
     values += tl.program_id(0).to(tl.int64) * picture_stride
     out += tl.program_id(0).to(tl.int64) * most
-    found = tl.zeros([], dtype=tl.int32)
-    for start in range(0, count, BLOCK):
-        found += tl.sum((_bits(values, start, count, BLOCK) > limit).to(tl.int32), axis=0)
+    begun = _bits(values, 0, count, BLOCK)
+    found = _reach(begun, values, count, limit + 1, ONCE, BLOCK)
     ties = 0
     if found > most:
         limit = tl.zeros([], dtype=tl.int32)
         for turn in range(31):
             tried = limit | (1 << (30 - turn))
-            as_large = tl.zeros([], dtype=tl.int32)
-            for start in range(0, count, BLOCK):
-                as_large += tl.sum((_bits(values, start, count, BLOCK) >= tried).to(tl.int32), axis=0)
-            limit = tl.where(as_large >= most, tried, limit)
-        found = tl.zeros([], dtype=tl.int32)
-        for start in range(0, count, BLOCK):
-            found += tl.sum((_bits(values, start, count, BLOCK) > limit).to(tl.int32), axis=0)
+            limit = tl.where(_reach(begun, values, count, tried, ONCE, BLOCK) >= most, tried, limit)
+        found = _reach(begun, values, count, limit + 1, ONCE, BLOCK)
         ties = most - found
     place = 0
     equal = 0
     for start in range(0, count, BLOCK):
-        bits = _bits(values, start, count, BLOCK)
+        bits = begun if ONCE else _bits(values, start, count, BLOCK)
         as_large = (bits == limit).to(tl.int32)
         takes = (bits > limit) | ((bits == limit) & (equal + tl.cumsum(as_large, axis=0) <= ties))
         taken = takes.to(tl.int32)
@@ -1091,6 +1073,18 @@ def _largest(
     for start in range(0, most, BLOCK):
         rest = start + tl.arange(0, BLOCK)
         tl.store(out + rest, tl.full([BLOCK], -1, dtype=tl.int32), mask=(rest >= found + ties) & (rest < most))
+
+
+@triton.jit
+def _reach(
+    begun: tl.tensor, values: tl.tensor, count: tl.tensor, least: tl.tensor, ONCE: tl.constexpr, BLOCK: tl.constexpr
+) -> tl.tensor:
+    """How many values are at least as large. begun: the bits of the first BLOCK."""
+    number = tl.sum((begun >= least).to(tl.int32), axis=0)
+    if not ONCE:
+        for start in range(BLOCK, count, BLOCK):
+            number += tl.sum((_bits(values, start, count, BLOCK) >= least).to(tl.int32), axis=0)
+    return number
 
 
 @triton.jit
