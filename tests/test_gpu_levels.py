@@ -15,6 +15,7 @@ from tests.nets import SMALL, small_net
 from tests.test_sparse import random_masks
 from tests.test_triton import DEVICE, INTERPRETED, full_of_nan, kernels, needs_triton
 from ugsp_net import gpu
+from ugsp_net import network as network_module
 from ugsp_net.blocks import Level, Synthesis
 from ugsp_net.compiled import only_torch
 from ugsp_net.config import NetConfig
@@ -194,6 +195,35 @@ def test_what_the_coarsest_level_reads(any_instant: bool, height: int, width: in
         (*made.shape[:1], height, width, made.stride(3)), (*made.stride()[:1], *made.stride()[2:], 1)
     )
     assert not behind[..., made.shape[1] :].any()
+
+
+@kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_read_where_they_lie(dtype: torch.dtype) -> None:
+    """Frames by themselves and together, parts of larger maps, and such that have to be copied, by addresses alone."""
+    from ugsp_net.gpu import inputs
+    from ugsp_net.gpu.inputs import coarsest
+
+    made = scene(network(NetConfig(), dtype), 1, 3, 8, 12)
+    mask = random_masks("ragged", 3, 4, 6).to(DEVICE)
+    room = torch.full((3, 10, 16, made.left.shape[1]), torch.nan, device=DEVICE, dtype=dtype).permute(0, 3, 1, 2)
+    parts = room[:, :, 2:, 4:]
+    parts.copy_(made.left)
+    with torch.inference_mode():
+        expected, flow = made.rows(mask), made.flow.contiguous()
+        coarse = coarsest(made.left, made.right, flow, made.t, dtype)
+        for left in (made.left, parts, made.left.contiguous()):
+            ways = [Encoding((one,) * 4) for one in left.split(1)], [Encoding((made.right,) * 4)]
+            layouts, addresses, kept = network_module._lying(*ways, torch.device(DEVICE))
+            assert addresses.shape == (2, 4, 3)
+            features = tuple(layout.meta(3) for layout in layouts)
+            first, second = (Encoding(features, places=tuple(side.unbind())) for side in addresses.unbind())
+            sparse = made.net._sparse_inputs(1, first, second, made.above, made.flow, made.t)
+            told = inputs.rows(sparse, mask, 2).view_as(expected)
+            assert torch.equal(told.nan_to_num(7.0), expected.nan_to_num(7.0))
+            there = coarsest(features[3], features[3], flow, made.t, dtype, (first.places[3], second.places[3]))
+            assert torch.equal(there, coarse)
+            assert kept
 
 
 @kernels

@@ -191,12 +191,12 @@ def test_levels_in_a_graph_are_the_same() -> None:
         for chosen in (None, gate):
             for seed in range(graphs.USES + 3):
                 frames = smooth_frames(4, 96, 128, seed).to(DEVICE)
-                first, second = net.encode(frames[:2]), net.encode(frames[2:])
-                given = frames[:2], frames[2:], first, second, net.find(frames[:2], frames[2:], t), t, chosen, "triton"
+                ways = net.encode(frames[:2]).chunk(2), [net.encode(frames[2:])]  # each by itself, and both as one
+                found = net.find(frames[:2], frames[2:], t)
                 net.frozen = False
-                expected = net.make(*given, motion=False)
+                expected = net.make(frames[:2], frames[2:], *ways, found, t, chosen, "triton", motion=False)
                 net.frozen = True
-                made = net.make(*given, motion=False)
+                made = net.make(frames[:2], frames[2:], *ways, found, t, chosen, "triton", motion=False)
                 torch.testing.assert_close(made.frame, expected.frame, rtol=1e-4, atol=1e-4)
                 for one, other in zip(made.masks, expected.masks, strict=True):
                     assert torch.equal(one, other)

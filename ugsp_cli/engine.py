@@ -214,6 +214,8 @@ class Interpolator:
         self._pairs: dict[tuple[int, int], _Pair] = {}
         self._paths: dict[tuple[int, ...], tuple[Tensor, bool]] = {}
         self._cost: Cost | None = None
+        self._found: Tensor | None = None
+        """What ``carry`` returned last on a card: in the same place again a graph reads it without a copy."""
 
     @property
     def network(self) -> UGSP:
@@ -275,7 +277,7 @@ class Interpolator:
         self._sources.clear()
         self._pairs.clear()
         self._paths.clear()
-        self._cost = None
+        self._cost = self._found = None
         release_freed_memory()
         if self._device.type == "cuda":
             graphs.forget()
@@ -377,12 +379,15 @@ class Interpolator:
             window = ready[0].seen
             found = None
             if net.config.search:
-                found = carry(_joined([window.seen(one.paths, POINT) for one in ready if one.paths is not None]), t)
+                paths = _joined([window.seen(one.paths, POINT) for one in ready if one.paths is not None])
+                found = carry(paths, t, self._found)
+                if self._crew is None:  # where frames are made beside each other, each has its own
+                    self._found = found
             encodings = None
             if net.needs_levels(self._gate):
                 encodings = (
-                    _stack([pair[0].encoding_of(window) for pair in pairs]),
-                    _stack([pair[1].encoding_of(window) for pair in pairs]),
+                    [pair[0].encoding_of(window) for pair in pairs],
+                    [pair[1].encoding_of(window) for pair in pairs],
                 )
             seen = see_part(net, window, frames, encodings, found, t, self._gate, backend, agree, factor > 1)
         else:
@@ -716,11 +721,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if "DefaultCPUAllocator" in text or "not enough memory" in text or text == "could not create a primitive":
         return True
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def _stack(encodings: list[Encoding | None]) -> Encoding:
-    present = [encoding for encoding in encodings if encoding is not None]
-    return present[0] if len(present) == 1 else Encoding.join(present)
 
 
 def _joined(tensors: Sequence[Tensor | None]) -> Tensor:

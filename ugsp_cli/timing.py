@@ -121,6 +121,7 @@ class Work:
         self._large = _pictures(batch, self.factor * self.rows, self.factor * self.columns).to(device)
         self._frames = F.avg_pool2d(self._large, self.factor)
         self._t = torch.full((batch,), 0.5, device=device)
+        self._found: Tensor | None = None
 
     def stages(self, density: float | None) -> Iterator[None]:
         """One launch, ``STAGES`` one after the other; density: as in ``Measured``. To be gone through in inference
@@ -133,14 +134,15 @@ class Work:
         compared = net.compare(frames[:batch], frames[batch:])
         flow = net.match(frames[:batch], frames[batch:], compared)
         # In a video the searches of the pairs before and after serve those pairs as well: each made pair pays for one.
-        found = None if flow is None else carry(trace(flow, flow, flow), t)
+        found = None if flow is None else carry(trace(flow, flow, flow), t, self._found)
+        self._found = found if self.device.type == "cuda" else None
         yield
         gate = None
         if density is not None:
             # Graphs are known by their gate; frames that are made beside each other take masks in turn from one each.
             gate = self._gates[density] if self.beside == 1 else fixed_gate(self.masks[density])
         how = gate, self.backend, compared.agree, self.factor > 1
-        made = net.make(frames[:batch], frames[batch:], first, second, found, t, *how)
+        made = net.make(frames[:batch], frames[batch:], [first], [second], found, t, *how)
         if self.factor > 1:
             blend_enlarged(self._large[:batch], self._large[batch:], made.flow, made.blend, self.factor)
         yield

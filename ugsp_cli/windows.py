@@ -131,7 +131,7 @@ def _with_margin(cell: tuple[int, int], length: int, alignment: int) -> tuple[in
 def see(
     net: UGSP,
     frames: tuple[Tensor, Tensor],
-    encodings: tuple[Encoding, Encoding] | None,
+    encodings: tuple[Sequence[Encoding], Sequence[Encoding]] | None,
     found: Tensor | None,
     t: Tensor,
     gate: Gate | None,
@@ -140,9 +140,9 @@ def see(
     with_motion: bool,
     picture: Tensor | None = None,
 ) -> Seen:
-    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them, or None where no level is needed
-    (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; agree: as in
-    ``Compared``; picture: as in ``UGSP.interpolate``."""
+    """Run the network on whole pairs. frames: both [B, 3, H, W]; encodings: of them, in parts, or None where no level
+    is needed (``UGSP.needs_levels``); found: as ``UGSP.find`` returns it; t: [B]; agree: as in ``Compared``; picture:
+    as in ``UGSP.interpolate``."""
     if encodings is None:
         assert found is not None
         out = net.without_levels(*frames, found, t, agree, with_motion, picture)
@@ -172,7 +172,7 @@ def see_part(
     net: UGSP,
     window: Window,
     frames: tuple[Tensor, Tensor],
-    encodings: tuple[Encoding, Encoding] | None,
+    encodings: tuple[Sequence[Encoding], Sequence[Encoding]] | None,
     found: Tensor | None,
     t: Tensor,
     gate: Gate | None,
@@ -243,7 +243,7 @@ def see_in_windows(
     encoded = net.needs_levels(gate)
     for window in windows:
         pair = window.seen(frames[0]), window.seen(frames[1])
-        encodings = (net.encode(pair[0]), net.encode(pair[1])) if encoded else None
+        encodings = ([net.encode(pair[0])], [net.encode(pair[1])]) if encoded else None
         inside = None if found is None else window.seen(found, STRIDE)
         part = see(
             net,

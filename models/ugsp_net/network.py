@@ -72,6 +72,9 @@ class Encoding:
     """[B, C_l, H / s, W / s] at strides 2, 4, 8, 16."""
     context: tuple[Tensor, ...] = ()
     """The same for the refinement; empty in a network without one."""
+    places: tuple[Tensor, ...] = ()
+    """[B] int64 for each of the features, which then have no memory (device ``meta``): addresses of each frame's,
+    channels last and laid out alike. So a card reads features where they lie, and a graph those of any frames."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Encoding:
         """The function applied to every tensor."""
@@ -100,7 +103,9 @@ class Encoding:
 
     @staticmethod
     def join(encodings: Sequence[Encoding]) -> Encoding:
-        """One batch of several encodings of one network."""
+        """One batch of several encodings of one network; a copy is saved where there is one."""
+        if len(encodings) == 1:
+            return encodings[0]
         features = zip(*(encoding.features for encoding in encodings), strict=True)
         context = zip(*(encoding.context for encoding in encodings), strict=True)
         return Encoding(tuple(map(torch.cat, features)), tuple(map(torch.cat, context)))
@@ -421,8 +426,8 @@ class UGSP(nn.Module):
         if by_kernels(flow) and not self.config.matching_radius[index]:
             from ugsp_net.gpu.inputs import coarsest
 
-            when = t if self.config.any_instant else None
-            inputs = coarsest(first.features[index], second.features[index], flow, when, self.dtype)
+            when, places = t if self.config.any_instant else None, _places(index, first, second)
+            inputs = coarsest(first.features[index], second.features[index], flow, when, self.dtype, places)
         else:
             inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
         out = run_level(self._level(index), inputs, None, "reference")
@@ -466,8 +471,8 @@ class UGSP(nn.Module):
         self,
         frame0: Tensor,
         frame1: Tensor,
-        first: Encoding,
-        second: Encoding,
+        first: Sequence[Encoding],
+        second: Sequence[Encoding],
         found: Tensor | None,
         t: Tensor,
         gate: Gate | None = None,
@@ -476,30 +481,39 @@ class UGSP(nn.Module):
         motion: bool = True,
         picture: Tensor | None = None,
     ) -> Interpolation:
-        """``coarse`` and ``interpolate``, whose arguments these are; logits and states of levels may be left out.
+        """``coarse`` and ``interpolate``, whose arguments these are; but encodings are those of all frames in parts,
+        and logits and states of levels may be left out.
 
         The kernels of a network whose weights stay as they are (``frozen``) are one CUDA graph, but for those that see
         frames at full size: they are a hundred small launches.
         """
         graphed = self.frozen and backend == "triton" and self.refinement is None and not torch.is_grad_enabled()
-        if not graphed or found is None or not gpu.available(t.device):
-            coarse = self.coarse(first, second, found, t)
-            return self.interpolate(frame0, frame1, first, second, coarse, t, gate, backend, agree, motion, picture)
-        given = [*first.features, *second.features, found, t]
+        graphed &= found is not None and gpu.available(t.device) and not self.config.matching_radius[-1]
+        if not graphed:
+            one, other = Encoding.join(first), Encoding.join(second)
+            coarse = self.coarse(one, other, found, t)
+            return self.interpolate(frame0, frame1, one, other, coarse, t, gate, backend, agree, motion, picture)
+        assert found is not None
+        layouts, addresses, kept = _lying(first, second, t.device)
+        given = [addresses, found, t]
         if gate is not None:
             given.append(self._agreement(frame0, frame1) if agree is None else agree)
-        flow, squares, reached, bands, *rest = replayed(partial(self._levels_of, gate), (self, gate), *given)
+        levels = partial(self._levels_of, gate, layouts)
+        flow, squares, reached, bands, *rest = replayed(levels, (self, gate, layouts), *given)
+        del kept  # what was read has been told
         moving, masks = (rest[0], tuple(mask.clone() for mask in rest[1:])) if gate is not None else (None, ())
         guide = Found((), found[:, 4:5], found[:, 5:])
         out = SquaresOutput(squares, reached, bands)
         frame, flow, blend, _ = self._render(frame0, frame1, flow, out, t, guide, moving, motion, picture)
         return Interpolation(frame, flow, blend, masks, (), (), None, frame)
 
-    def _levels_of(self, gate: Gate | None, *given: Tensor) -> tuple[Tensor, ...]:
+    def _levels_of(
+        self, gate: Gate | None, layouts: tuple[_Layout, ...], addresses: Tensor, *given: Tensor
+    ) -> tuple[Tensor, ...]:
         """What ``make`` captures: the flow, the last level's squares, and with a gate what moves and the masks."""
-        count = len(STRIDES)
-        first, second = Encoding(given[:count]), Encoding(given[count : 2 * count])
-        found, t, *agree = given[2 * count :]
+        found, t, *agree = given
+        features = tuple(layout.meta(len(t)) for layout in layouts)
+        first, second = (Encoding(features, places=tuple(places.unbind())) for places in addresses.unbind())
         coarse = self.coarse(first, second, found, t)
         made = self._levels(first, second, coarse, t, gate, "triton", agree[0] if agree else None)
         assert isinstance(made.out, SquaresOutput)
@@ -756,7 +770,8 @@ class UGSP(nn.Module):
         matched = Matching(radius, self.reducers[index]) if radius else None
         when = t if self.config.any_instant else None
         left, right = first.features[index], second.features[index]
-        return SparseInputs(left, right, feature, flow, self._flow_bound, when, matched, self.dtype)
+        places = _places(index, first, second)
+        return SparseInputs(left, right, feature, flow, self._flow_bound, when, matched, self.dtype, places)
 
     @property
     def _flow_bound(self) -> float:
@@ -797,6 +812,64 @@ class UGSP(nn.Module):
         if bends:
             flow = _bent(flow, out[:, :4], self.pace(t))
         return LevelState(flow, out[:, 4:], found, bent or bends)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the features of one frame lie in memory, channels last."""
+
+    shape: tuple[int, ...]
+    """C, H, W."""
+    steps: tuple[int, ...]
+    """Numbers from one channel, row and column to the next."""
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(feature: Tensor) -> _Layout:
+        """feature: [B, C, H, W]."""
+        return _Layout(tuple(feature.shape[1:]), feature.stride()[1:], feature.dtype)
+
+    def meta(self, batch: int) -> Tensor:
+        """So many frames' features without memory."""
+        return torch.empty_strided((batch, *self.shape), (0, *self.steps), dtype=self.dtype, device="meta")
+
+
+def _lying(
+    first: Sequence[Encoding], second: Sequence[Encoding], device: torch.device
+) -> tuple[tuple[_Layout, ...], Tensor, list[Sequence[Encoding]]]:
+    """How the features of frames lie, their addresses, [2, levels, B] int64, and whose they are: those given, or copies
+    where they do not lie alike, channels last and from 16 bytes on."""
+    sides = [list(first), list(second)]
+    layouts = {tuple(map(_Layout.of, one.features)) for side in sides for one in side}
+    addresses = [_addresses(side) for side in sides]
+    flat = [address for side in addresses for level in side for address in level]
+    last = all(layout.steps[0] == 1 for several in layouts for layout in several)
+    if len(layouts) > 1 or not last or any(address % 16 for address in flat):
+        sides = [[Encoding.join(side).map(_copied)] for side in sides]
+        layouts = {tuple(map(_Layout.of, sides[0][0].features))}
+        addresses = [_addresses(side) for side in sides]
+    told = torch.tensor(addresses, dtype=torch.int64)
+    if device.type == "cuda":  # else the host would wait for all that the device was told to do
+        told = told.pin_memory().to(device, non_blocking=True)
+    return layouts.pop(), told, list(sides)
+
+
+def _copied(feature: Tensor) -> Tensor:
+    return feature.clone(memory_format=torch.channels_last)
+
+
+def _addresses(encodings: Sequence[Encoding]) -> list[list[int]]:
+    """Of the features of every frame, at each level."""
+    levels = zip(*(encoding.features for encoding in encodings), strict=True)
+    return [
+        [one.data_ptr() + index * one.stride(0) * one.element_size() for one in several for index in range(len(one))]
+        for several in levels
+    ]
+
+
+def _places(index: int, first: Encoding, second: Encoding) -> tuple[Tensor, Tensor] | None:
+    """Where both frames' features lie, if their encodings tell."""
+    return (first.places[index], second.places[index]) if first.places else None
 
 
 def he_initialise(root: nn.Module) -> None:

@@ -117,12 +117,13 @@ def is_cut(paths: Tensor) -> Tensor:
 
 @torch.no_grad()
 @compiled_by("cpu.paths.carry", "gpu.paths.carry")
-def carry(paths: Tensor, t: Tensor) -> Tensor:
+def carry(paths: Tensor, t: Tensor, into: Tensor | None = None) -> Tensor:
     """The flow at an instant, and which frame shows what lies there.
 
     paths: from ``trace``, [B, 21, h, w]; t: [B] fp32 in (0, 1). Returns [B, 6, 2 h, 2 w] fp32: flow t -> 0 and t -> 1
     (x, y), in positions of stride 2; the logarithm of how many times more of the first frame than of the second is to
-    be seen; what stands still, 1 or 0. Across a cut nothing moves, and the nearer frame is to be seen.
+    be seen; what stands still, 1 or 0. Across a cut nothing moves, and the nearer frame is to be seen. into: what was
+    returned once and is no longer needed: a card writes to it if it has that shape.
     """
     when = t.view(-1, 1, 1, 1)
     guess0, guess1, first, second, bend0, bend1, weight0, weight1, *rest = paths.split(_SIDES, dim=1)

@@ -63,7 +63,7 @@ def trace(
     return out
 
 
-def carry(known: Tensor, t: Tensor) -> Tensor:
+def carry(known: Tensor, t: Tensor, into: Tensor | None = None) -> Tensor:
     """What ``paths.carry`` returns. known: from ``trace``."""
     batch, _, height, width = known.shape
     out = known.new_empty((batch, 6, FINER * height, FINER * width))

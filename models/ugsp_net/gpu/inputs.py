@@ -41,13 +41,12 @@ def rows(inputs: SparseInputs, mask: Tensor, side: int) -> Tensor:
     radius = 0 if inputs.matching is None else inputs.matching.radius
     told = 2 * channels + more + (0 if conv is None else conv.out_channels)
     pitch = padded(told + 4 + (inputs.t is not None))
-    out = gpu.empty((batch * height * width, pitch), left, inputs.dtype)
+    out = gpu.empty((batch * height * width, pitch), flow, inputs.dtype)
     down = max(1, BLOCK // gpu.power_of_two(max(channels, more)) // ACROSS)
     with gpu.on(flow.device):
         _join[(triton.cdiv(width, ACROSS) * triton.cdiv(height, down), batch)](
             mask,
-            left,
-            right,
+            *_lying(left, right, inputs.places),
             above,
             flow,
             None if inputs.t is None else inputs.t.float().contiguous(),
@@ -102,22 +101,31 @@ def rows(inputs: SparseInputs, mask: Tensor, side: int) -> Tensor:
     return out
 
 
-def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype: torch.dtype) -> Tensor:
+def coarsest(
+    left: Tensor,
+    right: Tensor,
+    flow: Tensor,
+    t: Tensor | None,
+    dtype: torch.dtype,
+    places: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """What the coarsest level reads, [B, 2 C (+ 1), H, W] of a type: both frames' features [B, C, H, W] where their
-    flow [B, 4, H, W] points to, and the instants [B]. Channels last, at a pitch that ``convolution`` reads in place."""
+    flow [B, 4, H, W] points to, and the instants [B]. Channels last, at a pitch that ``convolution`` reads in place.
+
+    places: as in ``SparseInputs``.
+    """
     left, right, flow = _channels_last(left), _channels_last(right), _in_planes(flow)
     batch, channels, height, width = left.shape
     told = 2 * channels
     inputs = told + (t is not None)
     pitch = padded(inputs)
-    out = gpu.empty((batch, height, width, pitch), left, dtype)
+    out = gpu.empty((batch, height, width, pitch), flow, dtype)
     down = max(1, BLOCK // gpu.power_of_two(channels) // ACROSS)
     with gpu.on(flow.device):
         _join[(triton.cdiv(width, ACROSS) * triton.cdiv(height, down), batch)](
             None,
-            left,
-            right,
-            left,
+            *_lying(left, right, places),
+            flow,
             flow,
             None if t is None else t.float().contiguous(),
             out,
@@ -126,7 +134,9 @@ def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype:
             width,
             *_strides(left),
             *_strides(right),
-            *_strides(left),
+            0,
+            0,
+            0,
             *flow.stride()[:2],
             CHANNELS=channels,
             MORE=0,
@@ -143,6 +153,16 @@ def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype:
             num_warps=4,
         )
     return out[..., :inputs].permute(0, 3, 1, 2)
+
+
+def _lying(
+    left: Tensor, right: Tensor, places: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Both maps, and where each picture of them lies, if that is told; then they tell their type alone."""
+    if places is None:
+        return left, right, None, None
+    nothing = places[0].new_empty(1, dtype=left.dtype)
+    return nothing, nothing, *places
 
 
 def _in_planes(flow: Tensor) -> Tensor:
@@ -174,6 +194,8 @@ def _join(
     mask: tl.tensor,  # [B, H / SIDE, W / SIDE] fp32, or None: everything is needed
     left: tl.tensor,  # [B, H, W, CHANNELS], any float type and strides, but channels are neighbours
     right: tl.tensor,  # the same
+    left_places: tl.tensor,  # [B] int64: addresses of the pictures of ``left``, from 16 bytes on; None: as it tells
+    right_places: tl.tensor,  # the same
     above: tl.tensor,  # [B, H / 2, W / 2, MORE], the same
     flow: tl.tensor,  # [B, 4, H, W] fp32, rows of one piece below each other
     t: tl.tensor,  # [B] fp32, or None
@@ -226,12 +248,16 @@ def _join(
     right_x = tl.load(place + 2 * flow_plane, mask=matched, other=0.0)
     right_y = tl.load(place + 3 * flow_plane, mask=matched, other=0.0)
 
-    left += picture * left_picture
+    if left_places is None:
+        left += picture * left_picture
+        right += picture * right_picture
+    else:
+        left = _lies_at(left_places + picture, left.dtype)
+        right = _lies_at(right_places + picture, left.dtype)
     read = _between(
         left, at_x + left_x, at_y + left_y, needed, height, width, left_row, left_column, CHANNELS, BLOCK_CHANNELS
     )
     _write(start, read, needed, CHANNELS, BLOCK_CHANNELS)
-    right += picture * right_picture
     read = _between(
         right, at_x + right_x, at_y + right_y, matched, height, width, right_row, right_column, CHANNELS, BLOCK_CHANNELS
     )
@@ -256,6 +282,12 @@ def _join(
     if t is not None:
         rest = tl.where(column == (4 if FLOW else 0), tl.load(t + picture), rest)
     _write(start + TOLD, rest, needed, PITCH - TOLD, BLOCK_REST)
+
+
+@triton.jit
+def _lies_at(place: tl.tensor, KIND: tl.constexpr) -> tl.tensor:
+    """What an address points to that is pointed to."""
+    return tl.multiple_of(tl.multiple_of(tl.load(place), 16).to(KIND), 16)
 
 
 @triton.jit(do_not_specialize=["height", "width", "leak"])

@@ -100,7 +100,7 @@ def trace(
     return out
 
 
-def carry(known: Tensor, t: Tensor) -> Tensor:
+def carry(known: Tensor, t: Tensor, into: Tensor | None = None) -> Tensor:
     """What ``paths.carry`` returns, to the order of its sums, which is another each time. known: from ``trace``."""
     batch, _, height, width = known.shape
     known, t = known.contiguous(), t.expand(batch).contiguous()
@@ -124,7 +124,8 @@ def carry(known: Tensor, t: Tensor) -> Tensor:
             CERTAIN=paths.CERTAIN,
             **tile,
         )
-        out = gpu.empty((batch, 6, 2 * height, 2 * width), known)
+        shape = batch, 6, 2 * height, 2 * width
+        out = gpu.empty(shape, known) if into is None or into.shape != shape else into
         _enlarge[_grid(batch, 2 * height, 2 * width)](known, small, out, height, width, **tile)
     return out
 

@@ -47,6 +47,9 @@ class SparseInputs:
     """None in a level without."""
     dtype: torch.dtype
     """Of the activations."""
+    places: tuple[Tensor, Tensor] | None = None
+    """For kernels: where each frame's features lie, [B] int64 addresses each, channels last and laid out as ``left``
+    and ``right`` are, which then have no memory; see ``Encoding.places``."""
 
     def rows(self, positions: Tensor) -> Tensor:
         """[U] flat positions over [B, H, W], each once -> [U + 1, 2 C + C' (+ matched) + 4 (+ 1)]: theirs, and a row
