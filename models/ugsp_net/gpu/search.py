@@ -19,16 +19,16 @@ from torch import Tensor
 from ugsp_net import gpu, search
 from ugsp_net.sparse.triton_level import _multiprocessors
 
-LANES = 4
-"""Flows of a patch in a round: that of one patch beside it each, with all samples; then as many rows at once for the
-step."""
-PATCHES, FEW_PATCHES = 64, 16
-"""Patches of a program in a round, with two warps: a patch is a thread's, or of few patches four threads', so that they
-take less time one after the other."""
+PATCHES, FEW_PATCHES = 64, 32
+"""Patches of a program in a round, a thread's each; fewer where there are few, which then take less time."""
 AT_ONCE = 512
 """Samples of all the patches that a program holds outside of rounds."""
 PAD = search.PATCH + 2
 """Border values around a padded picture: a patch that lies as far outside, or farther, sees nothing else."""
+APART = search.CELL
+"""Columns of a padded picture lie in its rows in so many groups, of one in so many each: patches beside each other are
+so far apart, so that threads read what lies beside each other where the patches move alike."""
+assert (APART, search.PATCH) == (4, 8), "columns of a patch are told as those of two cells"
 PADDED = 1024
 """Values of each of two padded pictures that a program writes."""
 CELLS = 256
@@ -263,15 +263,17 @@ class _Frames:
         return self._pictures, _numbers(self._positions, self._pictures.device), *self._shape
 
     def padded(self) -> tuple[Any, ...]:
-        """What they are told in rounds: with their borders repeated, [B, C, h + 2 PAD, w + 2 PAD]."""
+        """What they are told in rounds: with their borders repeated, [B, C, h + 2 PAD, APART, (w + 2 PAD) / APART], by
+        themselves and in pairs, each value with that below it, which are read at once."""
         batch, channels, height, width = self._pictures.shape
-        out = gpu.empty((batch, channels, height + 2 * PAD, width + 2 * PAD), self._pictures)
+        shape = batch, channels, height + 2 * PAD, APART * triton.cdiv(width + 2 * PAD, APART)
+        out, pairs = gpu.empty(shape, self._pictures), gpu.empty(shape, self._pictures, torch.int64)
         pixels = out[0, 0].numel()
         with gpu.on(out.device):
             _pad[(triton.cdiv(pixels, PADDED), batch * channels)](
-                self._pictures, out, height, width, PAD=PAD, BLOCK=PADDED
+                self._pictures, out, pairs, height, width, PAD=PAD, APART=APART, BLOCK=PADDED
             )
-        return out, *self._shape
+        return out, pairs, *self._shape
 
     def rounds(self, every: int) -> tuple[tuple[int, int], dict[str, Any]]:
         """Programs of a round that looks with one in so many rows of a patch, and its constants."""
@@ -279,7 +281,7 @@ class _Frames:
         fill = triton.cdiv(count, PATCHES) * batch >= 2 * _multiprocessors(gpu.index_of(self._pictures.device))
         patches = PATCHES if fill else FEW_PATCHES
         sizes = {name: self.sizes[name] for name in ("PATCH", "CELL")}
-        told = self.looks(every) | {"LANES": LANES, "PATCHES": patches, "PAD": PAD, "num_warps": 2}
+        told = self.looks(every) | {"PATCHES": patches, "PAD": PAD, "APART": APART, "num_warps": max(1, patches // 32)}
         return (triton.cdiv(count, patches), batch), sizes | told
 
     def looks(self, every: int) -> dict[str, int]:
@@ -292,7 +294,7 @@ def _around(frames: _Frames, every: int, reach: int) -> dict[str, Any]:
     """What kernels are told that take one patch each and try all displacements; every: one in so many rows looks."""
     sizes = {name: frames.sizes[name] for name in ("CHANNELS", "PATCH", "CELL")}
     lanes = max(32, min(TRIES, gpu.power_of_two((2 * reach + 1) ** 2)))
-    sizes |= frames.looks(every) | {"REACH": reach, "PAD": PAD, "LANES": lanes}
+    sizes |= frames.looks(every) | {"REACH": reach, "PAD": PAD, "APART": APART, "LANES": lanes}
     return sizes | {"num_warps": max(1, lanes // 64)}
 
 
@@ -371,7 +373,7 @@ def _residual(
 
 
 @triton.jit
-def _cost(residual: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
+def _misfit(residual: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
     """Squared difference less that of the means, [PATCHES, LANES] -> [PATCHES]."""
     total = tl.sum(residual, axis=1)
     return tl.maximum(tl.sum(residual * residual, axis=1) - total * total * (1.0 / SAMPLES), 0.0)
@@ -444,21 +446,30 @@ def _keep(
 @triton.jit(do_not_specialize=["height", "width"])
 def _pad(
     pictures: tl.tensor,  # [B, h, w] fp32
-    out: tl.tensor,  # [B, h + 2 PAD, w + 2 PAD] fp32, out
+    out: tl.tensor,  # [B, h + 2 PAD, APART, (w + 2 PAD) / APART, rounded up] fp32, out
+    pairs: tl.tensor,  # the same, int64, out: the bits of each value, and above them those of the value below it
     height: tl.tensor,
     width: tl.tensor,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """A picture with its border repeated."""
     picture = tl.program_id(1).to(tl.int64)
-    pitch = width + 2 * PAD
+    group = tl.cdiv(width + 2 * PAD, APART)
+    pitch = APART * group
     pixels = pitch * (height + 2 * PAD)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = pixel < pixels
-    source = picture * (height * width) + _edge(pixel // pitch - PAD, height) * width
-    source += _edge(pixel % pitch - PAD, width)
-    tl.store(out + picture * pixels + pixel, tl.load(pictures + source, mask=exists, other=0.0), mask=exists)
+    row = pixel // pitch - PAD
+    column = pixel % group * APART + pixel % pitch // group - PAD
+    source = pictures + picture * (height * width) + _edge(column, width)
+    value = tl.load(source + _edge(row, height) * width, mask=exists, other=0.0)
+    below = tl.load(source + _edge(row + 1, height) * width, mask=exists, other=0.0)
+    place = picture * pixels + pixel
+    tl.store(out + place, value, mask=exists)
+    pair = (below.to(tl.int32, bitcast=True).to(tl.int64) << 32) | value.to(tl.uint32, bitcast=True).to(tl.int64)
+    tl.store(pairs + place, pair, mask=exists)
 
 
 @triton.jit
@@ -476,14 +487,38 @@ def _edge(position: tl.tensor, count: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _pictures(
-    padded: tl.tensor, height: tl.tensor, width: tl.tensor, PAD: tl.constexpr, CHANNELS: tl.constexpr = 1
+    padded: tl.tensor,
+    pairs: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    PAD: tl.constexpr,
+    APART: tl.constexpr,
+    CHANNELS: tl.constexpr = 1,
 ) -> tuple[tl.tensor, ...]:
-    """Where the pictures of a program begin behind their borders, the first one and the second one; positions from one
-    row to the next."""
-    pitch = width + 2 * PAD
-    size = CHANNELS * pitch.to(tl.int64) * (height + 2 * PAD)
-    first = padded + PAD * pitch + PAD
-    return first + tl.program_id(1) * size, first + _other() * size, pitch
+    """Where the first rows of a program's pictures begin, those of the second one in pairs; positions from one group of
+    columns to the next, of which there are APART in a row."""
+    group = tl.cdiv(width + 2 * PAD, APART)
+    size = (CHANNELS * (height + 2 * PAD)) * (APART * group).to(tl.int64)
+    begin = PAD * APART * group
+    return padded + begin + tl.program_id(1) * size, pairs + begin + _other() * size, group
+
+
+@triton.jit
+def _column(x: tl.tensor, group: tl.tensor, PAD: tl.constexpr, APART: tl.constexpr) -> tl.tensor:
+    """Where a column, int32, no farther outside than the border, is in a row."""
+    place = (x + PAD).to(tl.uint32)  # to divide what has a sign takes four more instructions
+    return (place % APART).to(tl.int32) * group + (place // APART).to(tl.int32)
+
+
+@triton.jit
+def _columns(x: tl.tensor, group: tl.tensor, PAD: tl.constexpr, APART: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """Where a column and those behind it are, up to that from where on they lie one position farther each."""
+    return (
+        _column(x, group, PAD, APART),
+        _column(x + 1, group, PAD, APART),
+        _column(x + 2, group, PAD, APART),
+        _column(x + 3, group, PAD, APART),
+    )
 
 
 @triton.jit
@@ -510,27 +545,77 @@ def _led(begin: tl.tensor, flow: tl.tensor, count: tl.tensor, PATCH: tl.constexp
 
 
 @triton.jit
-def _between(place: tl.tensor, pitch: tl.tensor, lower: tl.tensor) -> tl.tensor:
-    """A plane at positions that are pointed to, or between them and those below."""
-    above = tl.load(place)
-    return above + lower * (tl.load(place + pitch) - above)
+def _between(place: tl.tensor, lower: tl.tensor) -> tl.tensor:
+    """A plane at positions whose pairs are pointed to, or between them and those below."""
+    pair = tl.load(place)
+    above = pair.to(tl.int32).to(tl.float32, bitcast=True)
+    below = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return above + lower * (below - above)
+
+
+@triton.jit
+def _pointed(picture: tl.tensor, row: tl.tensor, columns: tl.tensor) -> tuple[tl.tensor, ...]:
+    """Columns of rows that begin at positions (int32) of a picture.
+
+    Told anew for each row: what does not change between rows would be kept, in twice the registers.
+    """
+    return (
+        picture + (row + columns[0]),
+        picture + (row + columns[1]),
+        picture + (row + columns[2]),
+        picture + (row + columns[3]),
+    )
+
+
+@triton.jit
+def _row_of(picture: tl.tensor, row: tl.tensor, columns: tl.tensor) -> tuple[tl.tensor, ...]:
+    """The values of a row of patches; PATCH of them."""
+    at = _pointed(picture, row, columns)
+    return (
+        tl.load(at[0]),
+        tl.load(at[1]),
+        tl.load(at[2]),
+        tl.load(at[3]),
+        tl.load(at[0] + 1),
+        tl.load(at[1] + 1),
+        tl.load(at[2] + 1),
+        tl.load(at[3] + 1),
+    )
+
+
+@triton.jit
+def _begun(
+    told: tl.tensor, across: tl.tensor, down: tl.tensor, PATCH: tl.constexpr, PAD: tl.constexpr, APART: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """Where patches that move by a flow begin: the position of the row, int32, ``_columns``, and how much of the next
+    column and row they see.
+
+    told, here and below: from ``_pictures``; where the patches begin, int32; the pictures' size; with how many rows
+    patches look, one in how many.
+    """
+    _, _, group, top, left, height, width, _, _ = told
+    x, right = _led(left, across, width, PATCH)
+    y, lower = _led(top, down, height, PATCH)
+    return y * (APART * group), _columns(x, group, PAD, APART), right, lower
 
 
 @triton.jit
 def _row_misfit(
-    own: tl.tensor, there: tl.tensor, pitch: tl.tensor, right: tl.tensor, lower: tl.tensor, PATCH: tl.constexpr
+    own: tl.tensor, second: tl.tensor, row: tl.tensor, begun: tl.tensor, PATCH: tl.constexpr, APART: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """What differs in a row of patches, which begin in one place and are looked for in another one: its sum, and that
-    of its squares. All of one shape.
+    """What differs in a row of patches, from ``_row_of``, and of where they are looked for: its sum, and that of its
+    squares. row: positions from where they begin, from ``_begun``.
 
     All samples of a row lie equally far between the same positions, each of which is read once.
     """
-    left = _between(there, pitch, lower)
+    first_row, columns, right, lower = begun
+    there = _pointed(second, first_row + row, columns)
+    left = _between(there[0], lower)
     total = tl.zeros_like(left)
     squares = tl.zeros_like(left)
     for column in tl.static_range(PATCH):
-        beside = _between(there + (column + 1), pitch, lower)
-        residual = left + right * (beside - left) - tl.load(own + column)
+        beside = _between(there[(column + 1) % APART] + (column + 1) // APART, lower)
+        residual = left + right * (beside - left) - own[column]
         total += residual
         squares += residual * residual
         left = beside
@@ -544,61 +629,74 @@ def _cost_of(total: tl.tensor, squares: tl.tensor, samples: tl.tensor) -> tl.ten
 
 
 @triton.jit
-def _costs(told: tl.tensor, across: tl.tensor, down: tl.tensor, PATCH: tl.constexpr) -> tl.tensor:
-    """What patches cost that move by flows, by a thread for each flow: [PATCHES, LANES].
-
-    told, here and below: where both pictures begin, and the pitch of their rows; where the patches begin [PATCHES]; the
-    pictures' size; with how many rows patches look, one in how many.
-    """
-    first, second, pitch, top, left, height, width, count, every = told
-    x, right = _led(left[:, None], across, width, PATCH)
-    y, lower = _led(top[:, None], down, height, PATCH)
-    begin = (every // 2) * pitch
-    own = first + (top[:, None] * pitch + left[:, None] + begin)
-    there = second + (y * pitch + x + begin)
+def _cost(
+    told: tl.tensor, across: tl.tensor, down: tl.tensor, PATCH: tl.constexpr, PAD: tl.constexpr, APART: tl.constexpr
+) -> tl.tensor:
+    """What patches cost that move by a flow: [PATCHES]."""
+    first, second, group, top, left, _, _, count, every = told
+    pitch = APART * group
+    own_at = _columns(left, group, PAD, APART)
+    begun = _begun(told, across, down, PATCH, PAD, APART)
+    row = every // 2 * pitch
     total = tl.zeros_like(across)
     squares = tl.zeros_like(across)
     for _ in range(count):
-        added, more = _row_misfit(own, there, pitch, right, lower, PATCH)
+        own = _row_of(first, top * pitch + row, own_at)
+        added, more = _row_misfit(own, second, row, begun, PATCH, APART)
         total += added
         squares += more
-        own += every * pitch
-        there += every * pitch
+        row += every * pitch
     return _cost_of(total, squares, count * PATCH)
 
 
 @triton.jit
-def _cost_by_rows(
-    told: tl.tensor, across: tl.tensor, down: tl.tensor, PATCH: tl.constexpr, LANES: tl.constexpr
-) -> tl.tensor:
-    """What patches cost that move by a flow [PATCHES], by several threads for each: [PATCHES]."""
-    first, second, pitch, top, left, height, width, count, every = told
-    x, right = _led(left[:, None], across[:, None], width, PATCH)
-    y, lower = _led(top[:, None], down[:, None], height, PATCH)
-    own = first + (top[:, None] * pitch + left[:, None])
-    there = second + (y * pitch + x)
-    total = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
-    squares = total
-    for turn in range(tl.cdiv(count, LANES)):
-        number = turn * LANES + tl.arange(0, LANES)[None, :]
-        # Those beyond the last row see that again, since nothing is known of what lies farther away.
-        begin = (tl.minimum(number, count - 1) * every + every // 2) * pitch
-        added, more = _row_misfit(own + begin, there + begin, pitch, right, lower, PATCH)
-        total += tl.where(number < count, added, 0.0)
-        squares += tl.where(number < count, more, 0.0)
-    return _cost_of(tl.sum(total, axis=1), tl.sum(squares, axis=1), count * PATCH)
-
-
-@triton.jit
-def _best_lane(
-    tried: tl.tensor, tried_x: tl.tensor, tried_y: tl.tensor, cost: tl.tensor, across: tl.tensor, down: tl.tensor
+def _best_of_four(
+    told: tl.tensor,
+    tried_x: tl.tensor,
+    tried_y: tl.tensor,
+    best: tl.tensor,
+    PATCH: tl.constexpr,
+    PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
-    """As ``_better``, of several flows for each patch, [PATCHES, LANES], the first of those that cost least."""
-    best = tl.argmin(tried, axis=1)
-    chosen = tl.arange(0, tried.shape[1])[None, :] == best[:, None]
-    best_x = tl.sum(tl.where(chosen, tried_x, 0.0), axis=1)
-    best_y = tl.sum(tl.where(chosen, tried_y, 0.0), axis=1)
-    across, down, cost = _better(tl.min(tried, axis=1), best_x, best_y, cost, across, down)
+    """As ``_better``, of four flows for each patch, the first of those that cost least; each row of the patches is read
+    once for all of them."""
+    first, second, group, top, left, _, _, count, every = told
+    pitch = APART * group
+    own_at = _columns(left, group, PAD, APART)
+    begun0 = _begun(told, tried_x[0], tried_y[0], PATCH, PAD, APART)
+    begun1 = _begun(told, tried_x[1], tried_y[1], PATCH, PAD, APART)
+    begun2 = _begun(told, tried_x[2], tried_y[2], PATCH, PAD, APART)
+    begun3 = _begun(told, tried_x[3], tried_y[3], PATCH, PAD, APART)
+    row = every // 2 * pitch
+    total0 = tl.zeros_like(tried_x[0])
+    total1 = total0
+    total2 = total0
+    total3 = total0
+    squares0 = total0
+    squares1 = total0
+    squares2 = total0
+    squares3 = total0
+    for _ in range(count):
+        own = _row_of(first, top * pitch + row, own_at)
+        added, more = _row_misfit(own, second, row, begun0, PATCH, APART)
+        total0 += added
+        squares0 += more
+        added, more = _row_misfit(own, second, row, begun1, PATCH, APART)
+        total1 += added
+        squares1 += more
+        added, more = _row_misfit(own, second, row, begun2, PATCH, APART)
+        total2 += added
+        squares2 += more
+        added, more = _row_misfit(own, second, row, begun3, PATCH, APART)
+        total3 += added
+        squares3 += more
+        row += every * pitch
+    across, down, cost = best
+    across, down, cost = _better(_cost_of(total0, squares0, count * PATCH), tried_x[0], tried_y[0], cost, across, down)
+    across, down, cost = _better(_cost_of(total1, squares1, count * PATCH), tried_x[1], tried_y[1], cost, across, down)
+    across, down, cost = _better(_cost_of(total2, squares2, count * PATCH), tried_x[2], tried_y[2], cost, across, down)
+    across, down, cost = _better(_cost_of(total3, squares3, count * PATCH), tried_x[3], tried_y[3], cost, across, down)
     return across, down, cost
 
 
@@ -609,42 +707,45 @@ def _step(
     down: tl.tensor,
     damping: tl.tensor,
     PATCH: tl.constexpr,
-    LANES: tl.constexpr,
+    PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """The flow (x, y) after a Gauss-Newton step, [PATCHES] each."""
-    first, second, pitch, top, left, height, width, count, every = told
-    x, right = _led(left[:, None], across[:, None], width, PATCH)
-    y, lower = _led(top[:, None], down[:, None], height, PATCH)
-    nothing = tl.zeros_like(right) + tl.zeros([1, LANES], dtype=tl.float32)
-    rest = nothing
-    sum_x = nothing
-    sum_y = nothing
-    xx = nothing
-    yy = nothing
-    xy = nothing
-    along_x = nothing
-    along_y = nothing
-    for turn in range(tl.cdiv(count, LANES)):
-        number = turn * LANES + tl.arange(0, LANES)[None, :]
-        exists = number < count
-        inner = tl.minimum(number, count - 1) * every + every // 2
-        row = top[:, None] + inner
-        known = exists & (row >= 0) & (row < height)
-        own = first + (row * pitch + left[:, None])
-        there = second + ((y + inner) * pitch + x)
-        found = _between(there, pitch, lower)
-        before = tl.load(own - 1)
-        here = tl.load(own)
+    first, second, group, top, left, height, width, count, every = told
+    pitch = APART * group
+    own_at = _columns(left, group, PAD, APART)
+    before_at = _column(left - 1, group, PAD, APART)
+    first_row, columns, right, lower = _begun(told, across, down, PATCH, PAD, APART)
+    total = tl.zeros_like(right)
+    sum_x = total
+    sum_y = total
+    xx = total
+    yy = total
+    xy = total
+    along_x = total
+    along_y = total
+    for number in range(count):
+        inner = number * every + every // 2
+        row = top + inner
+        known = (row >= 0) & (row < height)
+        own = _pointed(first, row * pitch, own_at)
+        above = _pointed(first, (row - 1) * pitch, own_at)
+        below = _pointed(first, (row + 1) * pitch, own_at)
+        there = _pointed(second, first_row + inner * pitch, columns)
+        found = _between(there[0], lower)
+        before = tl.load(first + (row * pitch + before_at))
+        here = tl.load(own[0])
         for column in tl.static_range(PATCH):
-            beside = _between(there + (column + 1), pitch, lower)
-            after = tl.load(own + (column + 1))
-            residual = tl.where(exists, found + right * (beside - found) - here, 0.0)
+            beside = _between(there[(column + 1) % APART] + (column + 1) // APART, lower)
+            after = tl.load(own[(column + 1) % APART] + (column + 1) // APART)
+            residual = found + right * (beside - found) - here
             # Outside the frame nothing is known of where it slopes.
-            inside = known & (left[:, None] >= -column) & (left[:, None] < width - column)
+            inside = known & (left >= -column) & (left < width - column)
             slope_x = tl.where(inside, 0.5 * (after - before), 0.0)
-            slope_y = tl.load(own + pitch + column) - tl.load(own - pitch + column)
+            slope_y = tl.load(below[column % APART] + column // APART)
+            slope_y -= tl.load(above[column % APART] + column // APART)
             slope_y = tl.where(inside, 0.5 * slope_y, 0.0)
-            rest += residual
+            total += residual
             sum_x += slope_x
             sum_y += slope_y
             xx += slope_x * slope_x
@@ -657,14 +758,13 @@ def _step(
             here = after
     samples = count * PATCH
     # Slopes less each patch's mean: a change of brightness is no motion.
-    mean_x = tl.sum(sum_x, axis=1) * (1.0 / samples)
-    mean_y = tl.sum(sum_y, axis=1) * (1.0 / samples)
-    total = tl.sum(rest, axis=1)
-    a = tl.sum(xx, axis=1) - samples * mean_x * mean_x + damping
-    b = tl.sum(yy, axis=1) - samples * mean_y * mean_y + damping
-    c = tl.sum(xy, axis=1) - samples * mean_x * mean_y
-    to_x = tl.sum(along_x, axis=1) - mean_x * total
-    to_y = tl.sum(along_y, axis=1) - mean_y * total
+    mean_x = sum_x * (1.0 / samples)
+    mean_y = sum_y * (1.0 / samples)
+    a = xx - samples * mean_x * mean_x + damping
+    b = yy - samples * mean_y * mean_y + damping
+    c = xy - samples * mean_x * mean_y
+    to_x = along_x - mean_x * total
+    to_y = along_y - mean_y * total
     scale = 1.0 / (a * b - c * c)
     return across - (b * to_x - c * to_y) * scale, down - (a * to_y - c * to_x) * scale
 
@@ -687,7 +787,8 @@ def _step(
     ]
 )
 def _begin(
-    padded: tl.tensor,  # [B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
+    padded: tl.tensor,  # [B, h + 2 PAD, APART, ...] fp32, from ``_pad``
+    pairs: tl.tensor,  # the same, int64
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,  # of patches
@@ -708,15 +809,15 @@ def _begin(
     BEGUN: tl.constexpr,  # whether there is a flow to begin with
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
-    LANES: tl.constexpr,
     PATCHES: tl.constexpr,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> None:
     """Where patches begin, and what they try first."""
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
     picture = tl.program_id(1).to(tl.int64)
-    first, second, pitch = _pictures(padded, height, width, PAD)
-    told = first, second, pitch, top, left, height, width, count, every
+    first, second, group = _pictures(padded, pairs, height, width, PAD, APART)
+    told = first, second, group, top, left, height, width, count, every
     across = tl.zeros([PATCHES], dtype=tl.float32)
     down = tl.zeros([PATCHES], dtype=tl.float32)
     row = patch // columns
@@ -725,24 +826,22 @@ def _begin(
         place = flow + picture * flow_batch + row * flow_row + column
         across = 2.0 * tl.load(place)
         down = 2.0 * tl.load(place + flow_plane)
-    cost = _cost_by_rows(told, across, down, PATCH, LANES)
+    cost = _cost(told, across, down, PATCH, PAD, APART)
     cost = tl.where(cost > fits, cost, -float("inf"))
     if tl.max(cost, axis=0) > -float("inf"):
         if REACH > 0:
             side: tl.constexpr = 2 * REACH + 1
-            for turn in range((side * side + LANES - 1) // LANES):
-                number = turn * LANES + tl.arange(0, LANES)[None, :]
-                nothing = tl.zeros_like(across)[:, None]
-                tried_x = nothing + (number // side - REACH).to(tl.float32)
-                tried_y = nothing + (number % side - REACH).to(tl.float32)
-                tried = _costs(told, tried_x, tried_y, PATCH)
-                tried = tl.where(number < side * side, tried, float("inf"))
-                across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
+            nothing = tl.zeros_like(across)
+            for number in range(side * side):
+                tried_x = nothing + (number // side - REACH)
+                tried_y = nothing + (number % side - REACH)
+                tried = _cost(told, tried_x, tried_y, PATCH, PAD, APART)
+                across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
         else:
             place = coarser + picture * coarser_batch + (row // 2) * coarser_row + column // 2
             tried_x = 2.0 * tl.load(place)
             tried_y = 2.0 * tl.load(place + coarser_plane)
-            tried = _cost_by_rows(told, tried_x, tried_y, PATCH, LANES)
+            tried = _cost(told, tried_x, tried_y, PATCH, PAD, APART)
             across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(state, rows * columns), patch, exists, across, down, cost, rows * columns)
 
@@ -758,6 +857,7 @@ def _nearest(position: tl.tensor, count: tl.tensor) -> tl.tensor:
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "count", "every"])
 def _try_back(
     padded: tl.tensor,
+    pairs: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -768,9 +868,9 @@ def _try_back(
     every: tl.tensor,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
-    LANES: tl.constexpr,
     PATCHES: tl.constexpr,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> None:
     """Try the way back from the patch of the other frame that is nearest to where each patch leads."""
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
@@ -781,13 +881,13 @@ def _try_back(
     down = tl.load(own + patches + patch)
     cost = tl.load(own + 2 * patches + patch)
     if tl.max(cost, axis=0) > -float("inf"):
-        first, second, pitch = _pictures(padded, height, width, PAD)
-        told = first, second, pitch, top, left, height, width, count, every
+        first, second, group = _pictures(padded, pairs, height, width, PAD, APART)
+        told = first, second, group, top, left, height, width, count, every
         row = _nearest((patch // columns).to(tl.float32) + down * (1.0 / CELL), rows)
         column = _nearest((patch % columns).to(tl.float32) + across * (1.0 / CELL), columns)
         tried_x = -tl.load(other + row * columns + column)
         tried_y = -tl.load(other + patches + row * columns + column)
-        tried = _cost_by_rows(told, tried_x, tried_y, PATCH, LANES)
+        tried = _cost(told, tried_x, tried_y, PATCH, PAD, APART)
         across, down, cost = _better(tried, tried_x, tried_y, cost, across, down)
     _keep(_state_of(after, patches), patch, exists, across, down, cost, patches)
 
@@ -795,6 +895,7 @@ def _try_back(
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "side", "damping", "count", "every"])
 def _try_around(
     padded: tl.tensor,
+    pairs: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -807,9 +908,9 @@ def _try_around(
     every: tl.tensor,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
-    LANES: tl.constexpr,  # 4
     PATCHES: tl.constexpr,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> None:
     """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
     patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
@@ -819,18 +920,30 @@ def _try_around(
     down = tl.load(before + patches + patch)
     cost = tl.load(before + 2 * patches + patch)
     if tl.max(cost, axis=0) > -float("inf"):
-        first, second, pitch = _pictures(padded, height, width, PAD)
-        told = first, second, pitch, top, left, height, width, count, every
-        beside = tl.arange(0, LANES)[None, :]  # above, below, left, right
-        row = (patch // columns)[:, None] + tl.where(beside < 2, (2 * beside - 1) * side, 0)
-        column = (patch % columns)[:, None] + tl.where(beside < 2, 0, (2 * beside - 5) * side)
-        there = _edge(row, rows) * columns + _edge(column, columns)
-        tried_x = tl.load(before + there)
-        tried_y = tl.load(before + patches + there)
-        tried = _costs(told, tried_x, tried_y, PATCH)
-        across, down, cost = _best_lane(tried, tried_x, tried_y, cost, across, down)
-        stepped_x, stepped_y = _step(told, across, down, damping, PATCH, LANES)
-        cost_there = _cost_by_rows(told, stepped_x, stepped_y, PATCH, LANES)
+        first, second, group = _pictures(padded, pairs, height, width, PAD, APART)
+        told = first, second, group, top, left, height, width, count, every
+        row = patch // columns
+        column = patch % columns
+        above = _edge(row - side, rows) * columns + column
+        below = _edge(row + side, rows) * columns + column
+        before_it = row * columns + _edge(column - side, columns)
+        behind_it = row * columns + _edge(column + side, columns)
+        tried_x = (
+            tl.load(before + above),
+            tl.load(before + below),
+            tl.load(before + before_it),
+            tl.load(before + behind_it),
+        )
+        before += patches
+        tried_y = (
+            tl.load(before + above),
+            tl.load(before + below),
+            tl.load(before + before_it),
+            tl.load(before + behind_it),
+        )
+        across, down, cost = _best_of_four(told, tried_x, tried_y, (across, down, cost), PATCH, PAD, APART)
+        stepped_x, stepped_y = _step(told, across, down, damping, PATCH, PAD, APART)
+        cost_there = _cost(told, stepped_x, stepped_y, PATCH, PAD, APART)
         across, down, cost = _better(cost_there, stepped_x, stepped_y, cost, across, down)
     _keep(_state_of(after, patches), patch, exists, across, down, cost, patches)
 
@@ -846,34 +959,36 @@ def _least_around(
     PATCH: tl.constexpr,
     REACH: tl.constexpr,
     LANES: tl.constexpr,
+    PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
     """The best flow for one patch of those within REACH steps of (across, down), and its cost. LANES are tried at once,
     those beside each other by neighbouring threads, which read what lies beside each other.
 
-    told: as in ``_costs``, of one patch; plane: positions from one channel to the next.
+    told: as in ``_begun``, of one patch; plane: positions from one channel to the next.
     """
-    first, second, pitch, top, left, height, width, count, every = told
+    first, second, group, top, left, _, _, count, every = told
     side: tl.constexpr = 2 * REACH + 1
-    begin = (every // 2) * pitch
+    pitch = APART * group
+    own_at = _columns(left, group, PAD, APART)
     least = tl.full([LANES], float("inf"), dtype=tl.float32)
     best = tl.zeros([LANES], dtype=tl.int32)
     for turn in range((side * side + LANES - 1) // LANES):
         lane = turn * LANES + tl.arange(0, LANES)
         column = lane % side
         row = lane // side
-        x, right = _led(left, across + step * (column - REACH).to(tl.float32), width, PATCH)
-        y, lower = _led(top, down + step * (row - REACH).to(tl.float32), height, PATCH)
-        own = first + (top * pitch + left + begin)
-        there = second + (y * pitch + x + begin)
+        tried_x = across + step * (column - REACH).to(tl.float32)
+        begun = _begun(told, tried_x, down + step * (row - REACH).to(tl.float32), PATCH, PAD, APART)
+        line = every // 2 * pitch
         total = tl.zeros([LANES], dtype=tl.float32)
         squares = tl.zeros([LANES], dtype=tl.float32)
         for _ in range(count):
             for channel in tl.static_range(CHANNELS):
-                added, more = _row_misfit(own + channel * plane, there + channel * plane, pitch, right, lower, PATCH)
+                own = _row_of(first + channel * plane, top * pitch + line, own_at)
+                added, more = _row_misfit(own, second + channel * plane, line, begun, PATCH, APART)
                 total += added
                 squares += more
-            own += every * pitch
-            there += every * pitch
+            line += every * pitch
         cost = tl.where(row < side, _cost_of(total, squares, count * (PATCH * CHANNELS)), float("inf"))
         # Of those that cost the same the one farthest to the left, then above.
         number = column * side + row
@@ -890,6 +1005,7 @@ def _least_around(
 @triton.jit
 def _told_of(
     padded: tl.tensor,
+    pairs: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     columns: tl.tensor,
@@ -900,18 +1016,20 @@ def _told_of(
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> tl.tensor:
     """What ``_least_around`` is told of a patch, and the positions from one channel to the next."""
-    first, second, pitch = _pictures(padded, height, width, PAD, CHANNELS)
+    first, second, group = _pictures(padded, pairs, height, width, PAD, APART, CHANNELS)
     margin: tl.constexpr = (PATCH - CELL) // 2
     top = (number // columns) * CELL - margin
     left = (number % columns) * CELL - margin
-    return (first, second, pitch, top, left, height, width, count, every), pitch * (height + 2 * PAD)
+    return (first, second, group, top, left, height, width, count, every), APART * group * (height + 2 * PAD)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "found", "count", "every"])
 def _look_farther(
-    padded: tl.tensor,  # [B, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
+    padded: tl.tensor,  # [B, h + 2 PAD, APART, ...] fp32, from ``_pad``
+    pairs: tl.tensor,  # the same, int64
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -925,6 +1043,7 @@ def _look_farther(
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> None:
@@ -936,8 +1055,10 @@ def _look_farther(
         cost = tl.load(state + 2 * patches)
         across = tl.load(state)
         down = tl.load(state + patches)
-        told, plane = _told_of(padded, height, width, columns, number, count, every, CHANNELS, PATCH, CELL, PAD)
-        least, best_x, best_y = _least_around(told, plane, across, down, 1.0, CHANNELS, PATCH, REACH, LANES)
+        told, plane = _told_of(
+            padded, pairs, height, width, columns, number, count, every, CHANNELS, PATCH, CELL, PAD, APART
+        )
+        least, best_x, best_y = _least_around(told, plane, across, down, 1.0, CHANNELS, PATCH, REACH, LANES, PAD, APART)
         if least < found * cost:
             tl.store(state, best_x)
             tl.store(state + patches, best_y)
@@ -946,7 +1067,8 @@ def _look_farther(
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "step", "count", "every"])
 def _look_around(
-    padded: tl.tensor,  # [B, CHANNELS, h + 2 PAD, w + 2 PAD] fp32, from ``_pad``
+    padded: tl.tensor,  # [B, CHANNELS, h + 2 PAD, APART, ...] fp32, from ``_pad``
+    pairs: tl.tensor,  # the same, int64
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -964,6 +1086,7 @@ def _look_around(
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
     PAD: tl.constexpr,
+    APART: tl.constexpr,
     REACH: tl.constexpr,
     LANES: tl.constexpr,
 ) -> None:
@@ -976,13 +1099,15 @@ def _look_around(
     begun = own if FIRST else flow + 2 * place
     across = tl.load(begun)
     down = tl.load(begun + 1)
-    told, plane = _told_of(padded, height, width, columns, number, count, every, CHANNELS, PATCH, CELL, PAD)
+    told, plane = _told_of(
+        padded, pairs, height, width, columns, number, count, every, CHANNELS, PATCH, CELL, PAD, APART
+    )
     if FIRST:
-        before, _, _ = _least_around(told, plane, across, down, 0.0, CHANNELS, PATCH, 0, 32)
+        before, _, _ = _least_around(told, plane, across, down, 0.0, CHANNELS, PATCH, 0, 32, PAD, APART)
         tl.store(cost + place, before)
     else:
         before = tl.load(least + place)
-    tried, best_x, best_y = _least_around(told, plane, across, down, step, CHANNELS, PATCH, REACH, LANES)
+    tried, best_x, best_y = _least_around(told, plane, across, down, step, CHANNELS, PATCH, REACH, LANES, PAD, APART)
     better = tried < before
     tl.store(flow + 2 * place, tl.where(better, best_x, across))
     tl.store(flow + 2 * place + 1, tl.where(better, best_y, down))
@@ -1259,7 +1384,7 @@ def _weigh(
     down = tl.load(state + count + patch, mask=exists, other=0.0)
     template = _whole(first, y, x, height, width, wanted)
     residual = _residual(template, second, y, x, across, down, height, width, wanted)
-    fit = _cost(residual, SAMPLES) * (1.0 / SAMPLES) + 4.0
+    fit = _misfit(residual, SAMPLES) * (1.0 / SAMPLES) + 4.0
     weight = 1.0 / (tl.maximum(tl.abs(residual), 1.0) * fit[:, None])
     lane = tl.arange(0, LANES)
     start = weights + tl.program_id(1).to(tl.int64) * (SAMPLES * count)
