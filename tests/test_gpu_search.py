@@ -32,6 +32,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gpu_search, "FEW_PATCHES", 128)
         monkeypatch.setattr(search, "LOST_LEAST", 6)
         monkeypatch.setattr(search, "FAR", 3)
+        monkeypatch.setattr(search, "REACH", 1)
+        monkeypatch.setattr(search, "DISTANCES", ((2,), (4, 1), (1,)))
         monkeypatch.setattr(search, "COLOUR_STEPS", ((3, 2.0), (1, 0.5)))
 
 

@@ -111,8 +111,10 @@ class Portions:
 
     def _usual(self, height: int, width: int) -> int:
         """Frames at once where nobody asks and memory suffices."""
-        if self._workers is None:  # about eight of 1920x1080 fill a graphics card in one launch
-            return int(max(1, min(32, round(8 * 1920 * 1080 / (width * height)))))
+        if self._workers is None:
+            # Eight of 1920x1080 fill a graphics card but for the search's smaller sizes: with sixteen an H200 takes 8 %
+            # less time for each (20 % of the blocks computed).
+            return int(max(1, min(32, round(16 * 1920 * 1080 / (width * height)))))
         # More than are made at once: their searches and encodings are shared out too, and who has done his share waits
         # for the others a few times a batch. Four times as many took a tenth less time than twice as many; of large
         # frames they take much memory.

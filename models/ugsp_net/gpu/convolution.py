@@ -18,6 +18,8 @@ from ugsp_net.sparse.triton_level import _multiprocessors, _shared_memory, pack_
 
 MOST_READ, MOST_MADE = 72, 64
 """Channels, filled up to a multiple of eight, that a kernel reads, and those that it makes."""
+FEW_READ = 21
+"""Channels of which three positions are 64 numbers: rows of them are read ahead."""
 DOWN, FEW_DOWN, ACROSS = 16, 4, 64
 """Rows of positions of a program, of which it makes one after the other, and columns; few rows where there are few
 positions. A row of the source is read once for all three rows of the target to which it adds."""
@@ -75,7 +77,8 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
             PRECISION=precision(x.dtype),
             UPCAST=INTERPRETED,
             num_warps=4,
-            num_stages=1,  # the next row in flight would take twice the shared memory
+            # Rows in flight take as much shared memory again: of few channels only.
+            num_stages=3 if inputs <= FEW_READ else 1,
         )
     return target.permute(0, 3, 1, 2)
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from ugsp_net import gpu
 
 BLOCK = 512
-"""Positions of a plane that a program makes; cells when it makes means."""
+"""Positions of a plane that a program makes."""
+CELLS = 128
+"""Squares of 8x8 positions that a program makes means of, a thread's each."""
 
 
 def smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,8 +21,8 @@ def smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     made = [gpu.empty((batch, channels, *size), flow) for size in sizes]
     cells = sizes[2][0] * sizes[2][1]
     with gpu.on(flow.device):
-        _halve_thrice[(triton.cdiv(cells, BLOCK), batch * channels)](
-            flow, *made, cells, sizes[2][1], channels, *flow.stride(), BLOCK=BLOCK
+        _halve_thrice[(triton.cdiv(cells, CELLS), batch * channels)](
+            flow, *made, cells, sizes[2][1], channels, *flow.stride(), BLOCK=CELLS
         )
     return made[0], made[1], made[2]
 
