@@ -58,12 +58,12 @@ def put_rendered(
             None if moving is None else moving.contiguous(),
             2 * rows,
             2 * columns,
-            reached_side,
-            moving_side,
             *(0 if one is None else one.stride(0) for one in small),
             *picture.stride(),
             *frame0.stride(),
             *frame1.stride(),
+            REACHED_SIDE=reached_side,
+            MOVING_SIDE=moving_side,
             SQUARES=isinstance(out, SquaresOutput),
             FILL=fill and moving is not None,
             ROWS=ROWS,
@@ -88,8 +88,6 @@ def _last_output(out: LastOutput, height: int, width: int) -> tuple[Tensor | Non
     do_not_specialize=[
         "height",
         "width",
-        "reached_side",
-        "moving_side",
         "prior_step",
         "still_step",
         "picture_step",
@@ -110,17 +108,15 @@ def _put_pixels(
     flow: tl.tensor,  # [B, 4, rows, columns] fp32, to both frames
     values: tl.tensor,  # [B, rows, columns, 32] if SQUARES, else [B, 8, H, W], any float type; None: bands everywhere
     bands: tl.tensor,  # [8, 8, W] fp32; None: values everywhere
-    reached: tl.tensor,  # [B, rows, columns] / reached_side: values, not bands, where it is not 0; None: one of them
+    reached: tl.tensor,  # [B, rows, columns] / REACHED_SIDE: values, not bands, where it is not 0; None: one of them
     t: tl.tensor,  # [B] fp32
     likelier: tl.tensor,  # [B] fp32: the logarithm of how much nearer the first frame is
     pace: tl.tensor,  # [B, 4] fp32
     prior: tl.tensor,  # [B, rows, columns] fp32, pictures anywhere, or None
     still: tl.tensor,  # the same
-    moving: tl.tensor,  # [B, H, W] / moving_side: pixels are made where it is not 0; None: everywhere
+    moving: tl.tensor,  # [B, H, W] / MOVING_SIDE: pixels are made where it is not 0; None: everywhere
     height: tl.tensor,
     width: tl.tensor,
-    reached_side: tl.tensor,  # positions
-    moving_side: tl.tensor,  # pixels
     prior_step: tl.tensor,  # between pictures
     still_step: tl.tensor,
     picture_step: tl.tensor,
@@ -135,6 +131,8 @@ def _put_pixels(
     plane_step1: tl.tensor,
     row_step1: tl.tensor,
     column_step1: tl.tensor,
+    REACHED_SIDE: tl.constexpr,  # positions
+    MOVING_SIDE: tl.constexpr,  # pixels
     SQUARES: tl.constexpr,
     FILL: tl.constexpr,  # elsewhere both frames are blended as they are
     ROWS: tl.constexpr,
@@ -149,16 +147,19 @@ def _put_pixels(
     pixel = tl.arange(0, ROWS * COLUMNS)
     y = tl.program_id(1) * ROWS + pixel // COLUMNS
     x = tl.program_id(0) * COLUMNS + pixel % COLUMNS
+    wanted = (y < height) & (x < width)
+    # Beyond the last row and column theirs is read: where something may not be read, zeros take its place, one by one.
+    y = tl.minimum(y, height - 1)
+    x = tl.minimum(x, width - 1)
     row = y // 2
     column = x // 2
-    wanted = (y < height) & (x < width)
     picture += number * picture_step
     frame0 += number * picture_step0
     frame1 += number * picture_step1
     if moving is not None:
-        across = width // moving_side
-        moving += number * (height // moving_side) * across
-        block = (y // moving_side) * across + x // moving_side
+        across = width // MOVING_SIDE
+        moving += number * (height // MOVING_SIDE) * across
+        block = (y // MOVING_SIDE) * across + x // MOVING_SIDE
         moves = tl.load(moving + block, mask=wanted, other=0.0) != 0
         if FILL:
             rest = wanted & (moves == 0)
@@ -181,9 +182,9 @@ def _put_pixels(
     computed = wanted
     constant = wanted
     if reached is not None:
-        across = columns // reached_side
-        reached += number * (rows // reached_side) * across
-        block = (row // reached_side) * across + column // reached_side
+        across = columns // REACHED_SIDE
+        reached += number * (rows // REACHED_SIDE) * across
+        block = (row // REACHED_SIDE) * across + column // REACHED_SIDE
         near = tl.load(reached + block, mask=wanted, other=0.0)
         computed = wanted & (near != 0)
         constant = wanted & (near == 0)
@@ -206,10 +207,10 @@ def _put_pixels(
     below = other_row * columns + column
     diagonal = other_row * columns + other_column
     flow += number * 4 * positions
-    flow_x0 = 2 * _enlarged(flow, here, beside, below, diagonal, wanted)
-    flow_y0 = 2 * _enlarged(flow + positions, here, beside, below, diagonal, wanted)
-    flow_x1 = 2 * _enlarged(flow + 2 * positions, here, beside, below, diagonal, wanted)
-    flow_y1 = 2 * _enlarged(flow + 3 * positions, here, beside, below, diagonal, wanted)
+    flow_x0 = 2 * _enlarged(flow, here, beside, below, diagonal)
+    flow_y0 = 2 * _enlarged(flow + positions, here, beside, below, diagonal)
+    flow_x1 = 2 * _enlarged(flow + 2 * positions, here, beside, below, diagonal)
+    flow_y1 = 2 * _enlarged(flow + 3 * positions, here, beside, below, diagonal)
     pace += number * 4
     flow_x0 += tl.load(pace) * _last(0, values, value, value_step, bands, band, band_step, computed, constant)
     flow_y0 += tl.load(pace + 1) * _last(1, values, value, value_step, bands, band, band_step, computed, constant)
@@ -218,7 +219,7 @@ def _put_pixels(
     logit = _last(4, values, value, value_step, bands, band, band_step, computed, constant)
     logit += tl.load(likelier + number)
     if prior is not None:
-        logit += _enlarged(prior + number * prior_step, here, beside, below, diagonal, wanted)
+        logit += _enlarged(prior + number * prior_step, here, beside, below, diagonal)
     blend = 1 / (1 + tl.exp(-logit))
 
     left0, right_share0 = _between(x, flow_x0, width)
@@ -228,18 +229,18 @@ def _put_pixels(
     place0 = top0 * row_step0 + left0 * column_step0
     place1 = top1 * row_step1 + left1 * column_step1
     if still is not None:
-        share = _enlarged(still + number * still_step, here, beside, below, diagonal, wanted)
+        share = _enlarged(still + number * still_step, here, beside, below, diagonal)
         stands = wanted & (share > 0)
         when = tl.load(t + number)
     for channel in tl.static_range(3):
-        warped0 = _sampled(frame0, place0, column_step0, row_step0, right_share0, lower_share0, wanted)
-        warped1 = _sampled(frame1, place1, column_step1, row_step1, right_share1, lower_share1, wanted)
+        warped0 = _sampled(frame0, place0, column_step0, row_step0, right_share0, lower_share0)
+        warped1 = _sampled(frame1, place1, column_step1, row_step1, right_share1, lower_share1)
         made = warped1 + blend * (warped0 - warped1)
         made += _last(5 + channel, values, value, value_step, bands, band, band_step, computed, constant)
         if still is not None:
             # Captions and signs are small: elsewhere nothing is read.
-            early = tl.load(frame0 + y * row_step0 + x * column_step0, mask=stands, other=0.0)
-            late = tl.load(frame1 + y * row_step1 + x * column_step1, mask=stands, other=0.0)
+            early = tl.load(frame0 + y * row_step0 + x * column_step0, mask=stands)
+            late = tl.load(frame1 + y * row_step1 + x * column_step1, mask=stands)
             made = tl.where(stands, made + share * (early + when * (late - early) - made), made)
         tl.store(picture + y * row_step + x * column_step, made, mask=wanted)
         picture += plane_step
@@ -260,8 +261,8 @@ def _blend(
 ) -> None:
     """Pixels of both frames, blended as they are."""
     for _ in tl.static_range(3):
-        before = tl.load(early, mask=wanted, other=0.0)
-        after = tl.load(late, mask=wanted, other=0.0)
+        before = tl.load(early, mask=wanted)
+        after = tl.load(late, mask=wanted)
         tl.store(picture, before + when * (after - before), mask=wanted)
         picture += plane_step
         early += plane_step0
@@ -275,13 +276,12 @@ def _enlarged(
     beside: tl.tensor,  # ... and the three next to the pixel; at the border they are its own
     below: tl.tensor,
     diagonal: tl.tensor,
-    wanted: tl.tensor,
 ) -> tl.tensor:
     """Bilinear enlargement of a plane to twice its size, at N pixels."""
-    near = 0.75 * tl.load(plane + here, mask=wanted, other=0.0)
-    near += 0.25 * tl.load(plane + beside, mask=wanted, other=0.0)
-    far = 0.75 * tl.load(plane + below, mask=wanted, other=0.0)
-    far += 0.25 * tl.load(plane + diagonal, mask=wanted, other=0.0)
+    near = 0.75 * tl.load(plane + here)
+    near += 0.25 * tl.load(plane + beside)
+    far = 0.75 * tl.load(plane + below)
+    far += 0.25 * tl.load(plane + diagonal)
     return 0.75 * near + 0.25 * far
 
 
@@ -299,11 +299,12 @@ def _last(
 ) -> tl.tensor:
     """One of the last level's outputs at N pixels, fp32. What is not computed is never read: it may be anything."""
     if bands is None:
-        told = tl.load(values + value + OUTPUT * value_step, mask=computed, other=0.0).to(tl.float32)
+        told = tl.load(values + value + OUTPUT * value_step, mask=computed).to(tl.float32)
     else:
-        told = tl.load(bands + band + OUTPUT * band_step, mask=constant, other=0.0)
+        told = tl.load(bands + band + OUTPUT * band_step, mask=constant)
         if values is not None:
-            told += tl.load(values + value + OUTPUT * value_step, mask=computed, other=0.0).to(tl.float32)
+            made = tl.load(values + value + OUTPUT * value_step, mask=computed).to(tl.float32)
+            told = tl.where(computed, made, told)
     return told
 
 
@@ -327,12 +328,11 @@ def _sampled(
     down: tl.tensor,  # to the next row
     right_share: tl.tensor,  # [N]
     lower_share: tl.tensor,  # [N]
-    wanted: tl.tensor,
 ) -> tl.tensor:
     """A plane, read bilinearly between pixels."""
-    upper = tl.load(plane + place, mask=wanted, other=0.0)
-    upper += right_share * (tl.load(plane + place + right, mask=wanted, other=0.0) - upper)
+    upper = tl.load(plane + place)
+    upper += right_share * (tl.load(plane + place + right) - upper)
     place += down
-    lower = tl.load(plane + place, mask=wanted, other=0.0)
-    lower += right_share * (tl.load(plane + place + right, mask=wanted, other=0.0) - lower)
+    lower = tl.load(plane + place)
+    lower += right_share * (tl.load(plane + place + right) - lower)
     return upper + lower_share * (lower - upper)
