@@ -55,7 +55,8 @@ def measure(work: Work, density: float | None, turns: int) -> tuple[list[Kernel]
                 next(steps)
             if on_card:
                 torch.cuda.synchronize()
-            with profile(activities=[ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU]) as profiler:
+            activity = ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU
+            with profile(activities=[activity], acc_events=True) as profiler:
                 next(steps)
                 if on_card:
                     torch.cuda.synchronize()

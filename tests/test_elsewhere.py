@@ -118,9 +118,9 @@ def test_a_batch_is_one_launch(on_device: None, monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(holder, name, counting)
 
-    for name in ("change", "trace", "still_pixels", "carry", "rgb_to_planes"):
+    for name in ("trace", "still_pixels", "carry", "rgb_to_planes"):
         count(engine_module, name)
-    for name in ("encode", "match", "coarse", "interpolate"):
+    for name in ("compare", "encode", "match", "coarse", "interpolate"):
         count(UGSP, name)
     with torch.inference_mode(), device_elsewhere():
         engine = Interpolator(EngineOptions(None, "cpu", precision="fp32", batch_size="6"))
