@@ -17,6 +17,8 @@ from ugsp_net.search import _LUMA
 
 BLOCK_VALUES = 2048
 """Values of a feature at one position each of several blocks that a program reads at once."""
+MOVING = 128
+"""Blocks, a thread's each, of a program that looks around them."""
 TILE = 8, 32
 """Rows and columns of 2x2 pixels in which a program looks for edges: it reads the rows and columns beside them too."""
 
@@ -87,7 +89,7 @@ def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor
     batch, channels, rows, columns = flow.shape
     out = gpu.empty((batch, 1, rows, columns), flow)
     with gpu.on(flow.device):
-        _moving_blocks[(triton.cdiv(rows * columns, BLOCK), batch)](
+        _moving_blocks[(triton.cdiv(rows * columns, MOVING), batch)](
             agree.contiguous(),
             flow,
             out,
@@ -97,7 +99,7 @@ def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor
             *flow.stride(),
             CHANNELS=channels,
             AROUND=-(-masks.AROUND // side),
-            BLOCK=BLOCK,
+            BLOCK=MOVING,
         )
     return out
 

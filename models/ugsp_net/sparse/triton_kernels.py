@@ -17,17 +17,17 @@ import triton.language as tl
 @triton.jit(do_not_specialize=["entries", "rows", "columns"])
 def list_blocks(
     mask: tl.tensor,  # [entries] fp32, the grid of blocks of all pictures
-    order: tl.tensor,  # [entries] int32, inclusive prefix sum of the active ones
     blocks: tl.tensor,  # [entries] int32, out: first position of each active block
     near: tl.tensor,  # [entries] int32, out: bits 0-8: neighbour is active; bits 9-17: neighbour is in the picture
-    count: tl.tensor,  # [1] int32, out: how many are active
+    count: tl.tensor,  # [1] int32, 0 before, out: how many are active
     entries: tl.tensor,
     rows: tl.tensor,
     columns: tl.tensor,
     SIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Write the active blocks one after the other, each with what it must know of its eight neighbours."""
+    """Write the active blocks one after the other, each with what it must know of its eight neighbours: a program's in
+    their order, programs as they come."""
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = entry < entries
     column = entry % columns
@@ -41,13 +41,44 @@ def list_blocks(
         there = entry + (tap // 3 - 1) * columns + (tap % 3 - 1)
         active = tl.load(mask + there, mask=inside, other=0.0) != 0
         bits |= (active.to(tl.int32) << tap) | (inside.to(tl.int32) << (tap + 9))
-    listed = ((bits >> 4) & 1) != 0
-    so_far = tl.load(order + entry, mask=exists, other=0)
-    tl.store(count + tl.zeros([BLOCK], dtype=tl.int32), so_far, mask=entry == entries - 1)
-    place = so_far - 1
+    number = (bits >> 4) & 1
+    listed = number != 0
+    before = tl.atomic_add(count, tl.sum(number, axis=0), sem="relaxed")
+    place = before + tl.cumsum(number, axis=0) - 1
     first = (picture * rows + row) * SIDE * (columns * SIDE) + column * SIDE
     tl.store(blocks + place, first, mask=listed)
     tl.store(near + place, bits, mask=listed)
+
+
+@triton.jit(do_not_specialize=["entries", "rows", "columns"])
+def reach_around(
+    mask: tl.tensor,  # [entries] fp32, the grid of blocks of all pictures
+    reached: tl.tensor,  # the same, out: 1 where a block or one of the eight around it is active, else 0
+    left: tl.tensor,  # the same, out: 0 where a block is not active, but one within two of it, else 1
+    entries: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """What is made around active blocks, and what that reads of others."""
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = entry < entries
+    column = entry % columns
+    row = (entry // columns) % rows
+    near = tl.zeros([BLOCK], dtype=tl.int32)
+    far = tl.zeros([BLOCK], dtype=tl.int32)
+    for tap in tl.static_range(25):
+        down = row + (tap // 5 - 2)
+        right = column + (tap % 5 - 2)
+        inside = exists & (down >= 0) & (down < rows) & (right >= 0) & (right < columns)
+        there = entry + (tap // 5 - 2) * columns + (tap % 5 - 2)
+        active = (tl.load(mask + there, mask=inside, other=0.0) != 0).to(tl.int32)
+        far |= active
+        if (tap // 5 > 0) and (tap // 5 < 4) and (tap % 5 > 0) and (tap % 5 < 4):
+            near |= active
+    own = tl.load(mask + entry, mask=exists, other=0.0) != 0
+    tl.store(reached + entry, near.to(tl.float32), mask=exists)
+    tl.store(left + entry, (own | (far == 0)).to(tl.float32), mask=exists)
 
 
 @triton.jit(do_not_specialize=["level_width", "positions"])

@@ -18,7 +18,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ugsp_net import gpu
 from ugsp_net.blocks import LEAKY_SLOPE, Activation, Level, Synthesis
@@ -30,6 +29,8 @@ Made = TypeVar("Made")
 
 PITCH = 8
 """Channels of every buffer are filled up to a multiple of this: 16 bytes of bf16, the widest asynchronous copy."""
+LISTED = 256
+"""Blocks that a program looks at which lists them."""
 MOST_STEP = 128
 """The largest ``block_k``; rows of packed weights are filled up to a multiple of it."""
 
@@ -119,22 +120,22 @@ def run_last_triton(
     last = _packed_last(level, synthesis, rows.dtype, rows.device)
     bands = _bands(level, synthesis, width, rows.device)
     with gpu.on(rows.device):
-        active = (mask != 0).to(torch.float32).contiguous()
-        blocks = BlockList(active, block_side(mask, height, width))
-        reached = F.max_pool2d(active, 3, 1, 1)
+        mask = mask.to(torch.float32).contiguous()
+        blocks = BlockList(mask, block_side(mask, height, width))
         layers = _run_layers(packed, rows, blocks, width)
         projected = gpu.empty((rows.shape[0], padded(level.outputs)), rows)
         product("project", layers, last.projection, projected, blocks, width)
         # What is made reads one position beside it: only blocks beside those are filled.
-        unread = F.max_pool2d(reached, 3, 1, 1) == 0
-        _fill(active + unread, last.projection.nothing, projected, width, blocks.side)
+        reached, left = _around(mask)
+        _fill(left, last.projection.nothing, projected, width, blocks.side)
         squares = gpu.empty((rows.shape[0], 4 * Synthesis.OUTPUTS), rows)
         product("conv", projected, last.enlarge, squares, BlockList(reached, blocks.side), width, head=True)
     return SquaresOutput(squares.view(mask.shape[0], height, width, -1), reached, bands)
 
 
 class BlockList:
-    """The active blocks of a mask, one after the other, on the device; the host does not know how many there are."""
+    """The active blocks of a mask, one after the other, on the device; the host does not know how many there are. What
+    is made of a block does not depend on those before it: their order may differ from call to call."""
 
     def __init__(self, mask: Tensor, side: int) -> None:
         """mask: [B, 1, rows, columns] fp32, contiguous; side: positions along a block's side."""
@@ -147,11 +148,10 @@ class BlockList:
         """[most]: first position of each listed block, in pictures below each other."""
         self.near = torch.empty_like(self.first)
         """[most]: which of its neighbours are active, and in the picture."""
-        self.count = torch.empty(1, dtype=torch.int32, device=mask.device)
-        order = (mask != 0).flatten().cumsum(0, dtype=torch.int32)
+        self.count = torch.zeros(1, dtype=torch.int32, device=mask.device)
         rows, columns = mask.shape[-2:]
-        kernels.list_blocks[(_ceil(self.most, 128),)](
-            mask, order, self.first, self.near, self.count, self.most, rows, columns, SIDE=side, BLOCK=128
+        kernels.list_blocks[(_ceil(self.most, LISTED),)](
+            mask, self.first, self.near, self.count, self.most, rows, columns, SIDE=side, BLOCK=LISTED
         )
 
 
@@ -383,6 +383,17 @@ def _run_layers(packed: Packed, rows: Tensor, blocks: BlockList, width: int) -> 
         product("conv", rows, weights, target, blocks, width, head=number == 0)
         rows = target
     return layers
+
+
+def _around(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``reach_around`` makes of a mask [B, 1, rows, columns] fp32."""
+    from ugsp_net.sparse import triton_kernels as kernels
+
+    reached, left = gpu.empty(tuple(mask.shape), mask), gpu.empty(tuple(mask.shape), mask)
+    kernels.reach_around[(_ceil(mask.numel(), LISTED),)](
+        mask, reached, left, mask.numel(), *mask.shape[-2:], BLOCK=LISTED
+    )
+    return reached, left
 
 
 def _fill(mask: Tensor, values: Tensor, target: Tensor, width: int, side: int) -> None:
