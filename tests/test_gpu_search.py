@@ -27,7 +27,6 @@ __all__ = ["exact"]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes one program after the other, so they are few."""
     if INTERPRETED:
-        monkeypatch.setattr(gpu_search, "AT_ONCE", 4096)
         monkeypatch.setattr(gpu_search, "PATCHES", 256)
         monkeypatch.setattr(gpu_search, "FEW_PATCHES", 128)
         monkeypatch.setattr(search, "LOST_LEAST", 6)
@@ -78,8 +77,9 @@ def test_every_step_for_colours_is_the_same() -> None:
         seen, found = search._lost_colours(*given, flow), search._look_for_colours(*given, chosen, near)
     numbers = torch.cat((chosen, torch.full((2, 1), -1)), dim=1).int()
     with torch.inference_mode():
-        seen_there = gpu_search.lost_colours(moved(pictures), moved(flow))
-        found_there = gpu_search.look_for_colours(moved(pictures), moved(numbers), moved(flow))
+        frames = gpu_search.Padded(moved(pictures), search.COLOUR_SAMPLED)
+        seen_there = gpu_search.lost_colours(frames, moved(flow))
+        found_there = gpu_search.look_for_colours(frames, moved(numbers), moved(flow))
     assert 0.5 < (seen > 0).float().mean() < 0.95
     # A last digit may decide whether a patch looks.
     differs = (seen_there.to(seen.device) - seen).abs() > 1e-3 * seen + 1e-3

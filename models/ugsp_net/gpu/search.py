@@ -7,7 +7,6 @@ there are two states, since a patch looks at what those around it had found befo
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,12 @@ from ugsp_net.sparse.triton_level import _multiprocessors
 
 PATCHES, FEW_PATCHES = 64, 32
 """Patches of a program in a round, a thread's each; fewer where there are few, which then take less time."""
-AT_ONCE = 512
-"""Samples of all the patches that a program holds outside of rounds."""
 PAD = search.PATCH + 2
 """Border values around a padded picture: a patch that lies as far outside, or farther, sees nothing else."""
 APART = search.CELL
 """Columns of a padded picture lie in its rows in so many groups, of one in so many each: patches beside each other are
 so far apart, so that threads read what lies beside each other where the patches move alike."""
-assert (APART, search.PATCH) == (4, 8), "columns of a patch are told as those of two cells"
+assert (APART, search.PATCH, search.SPACING) == (4, 8, 2), "columns of a patch are told as those of two cells"
 PADDED = 1024
 """Values of each of two padded pictures that a program writes."""
 CELLS = 256
@@ -45,9 +42,9 @@ CHOICES = 8192
 
 def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
     """What ``search._search_both`` returns."""
-    frames = _Frames(pictures, search._sampled(level))
-    padded = frames.padded()
-    rounds, sizes = frames.rounds(search._every(level))
+    frames = Padded(pictures, search._every(level))
+    padded = frames.told
+    rounds, sizes = frames.rounds()
     batch, count = pictures.shape[0], frames.rows * frames.columns
     states = [gpu.empty((batch, 3, count), pictures) for _ in range(2)]
     with gpu.on(pictures.device):
@@ -69,32 +66,31 @@ def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, l
         distances = search._distances(level)
         for turn, distance in enumerate(distances):
             if level == 1 and turn == len(distances) - 1:
-                _look_far(frames, padded, states[0])
+                _look_far(frames, states[0])
             side = min(distance, max(1, min(frames.rows, frames.columns) - 1))
             damping = search.DAMPING * frames.samples / search.PATCH**2
             _try_around[rounds](*padded, *states, side, damping, **sizes)
             states.reverse()
         best = states[0]
-        averaged = _averaged(pictures, frames, best)
+        averaged = _averaged(frames, best)
     return averaged, best[:, :2].unflatten(2, (frames.rows, frames.columns))
 
 
 def see_colours(pictures: Tensor, flow: Tensor) -> Tensor:
     """What ``search._see_colours`` returns."""
-    moved = of_cells(flow)
-    differs = lost_colours(pictures, moved)
+    frames, moved = Padded(pictures, search.COLOUR_SAMPLED), of_cells(flow)
+    differs = lost_colours(frames, moved)
     chosen = largest(differs, search._most_of(differs.shape[1]), 0.0)
-    return where_better(pictures, flow, chosen, *look_for_colours(pictures, chosen, moved))
+    return where_better(pictures, flow, chosen, *look_for_colours(frames, chosen, moved))
 
 
-def lost_colours(pictures: Tensor, moved: Tensor) -> Tensor:
+def lost_colours(frames: Padded, moved: Tensor) -> Tensor:
     """What ``search._lost_colours`` returns."""
-    frames = _Frames(pictures, search._one_in(search.COLOUR_SAMPLED))
     out = gpu.empty(moved.shape[:2], moved)
+    grid, sizes = frames.rounds()
+    told = *search._LUMA, search.COLOURED, search.PLAIN
     with gpu.on(moved.device):
-        _see_colours[frames.grid](
-            *frames.told, moved.contiguous(), out, *search._LUMA, search.COLOURED, search.PLAIN, **frames.sizes
-        )
+        _see_colours[grid](*frames.told, moved.contiguous(), out, *told, **sizes)
     return out
 
 
@@ -119,11 +115,9 @@ def largest(values: Tensor, most: int, above: float) -> Tensor:
     return out
 
 
-def look_for_colours(pictures: Tensor, chosen: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def look_for_colours(frames: Padded, chosen: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What ``search._look_for_colours`` returns, for the chosen ones of cells that have moved, [B, N, 2]; anything for
     those whose number is -1."""
-    frames = _Frames(pictures, search._one_in(search.COLOUR_SAMPLED))
-    padded = frames.padded()
     batch, count = chosen.shape
     moved = moved.contiguous()
     found = gpu.empty((batch, count, 2), moved)
@@ -131,7 +125,7 @@ def look_for_colours(pictures: Tensor, chosen: Tensor, moved: Tensor) -> tuple[T
     with gpu.on(moved.device):
         for turn, (reach, step) in enumerate(search.COLOUR_STEPS):
             _look_around[(count, batch)](
-                *padded,
+                *frames.told,
                 chosen,
                 moved,
                 found,
@@ -139,7 +133,7 @@ def look_for_colours(pictures: Tensor, chosen: Tensor, moved: Tensor) -> tuple[T
                 least,
                 step,
                 FIRST=turn == 0,
-                **_around(frames, search.COLOUR_SAMPLED, reach),
+                **_around(frames, reach),
             )
     return found, cost, least
 
@@ -209,23 +203,21 @@ def within(flow: Tensor, agree: Tensor, beside: int) -> Tensor:
     return out
 
 
-def _look_far(frames: _Frames, padded: tuple[Any, ...], state: Tensor) -> None:
+def _look_far(frames: Padded, state: Tensor) -> None:
     """Let the patches that are lost try all flows within ``search.FAR`` positions of theirs; changes the state."""
     cost = state[:, 2]
     chosen = largest(cost, search._most_of(cost.shape[1]), search.LOST * frames.samples)
-    around = _around(frames, search._every(1), search.FAR)
-    _look_farther[chosen.shape[::-1]](*padded, chosen, state, search.FOUND, **around)
+    _look_farther[chosen.shape[::-1]](*frames.told, chosen, state, search.FOUND, **_around(frames, search.FAR))
 
 
-def _averaged(pictures: Tensor, frames: _Frames, state: Tensor) -> Tensor:
+def _averaged(frames: Padded, state: Tensor) -> Tensor:
     """What ``search._averaged`` returns."""
-    batch, _, height, width = pictures.shape
-    spacing, patch = search.SPACING, search.PATCH
-    side = patch // spacing
-    frames = _Frames(pictures, [patch * (spacing * y) + spacing * x for y in range(side) for x in range(side)])
+    batch, _, height, width = frames.shape
+    spacing, side = search.SPACING, search.PATCH // search.SPACING
     weights = gpu.empty((batch, side * side, frames.rows * frames.columns), state)
     out = gpu.empty((batch, 2, -(-height // spacing), -(-width // spacing)), state)
-    _weigh[frames.grid](*frames.told, state, weights, **frames.sizes)
+    grid, sizes = frames.rounds()
+    _weigh[grid](*frames.told, state, weights, **sizes)
     points = out.shape[2] * out.shape[3]
     _average[(triton.cdiv(points, POINTS), batch)](
         state, weights, out, out.shape[2], out.shape[3], frames.rows, frames.columns, SIDE=side, BLOCK=POINTS
@@ -233,80 +225,50 @@ def _averaged(pictures: Tensor, frames: _Frames, state: Tensor) -> Tensor:
     return out
 
 
-class _Frames:
+class Padded:
     """A batch of frames whose patches are looked for in others, as kernels take them."""
 
-    def __init__(self, pictures: Tensor, positions: list[int]) -> None:
+    def __init__(self, pictures: Tensor, every: int) -> None:
         """pictures: [B, C, h, w] fp32, the first half of which are the frames of which the second half are the others;
-        positions: of a patch, with which it looks."""
-        batch, channels, height, width = pictures.shape
-        self.samples = len(positions)
+        every: patches look with one in so many of their rows."""
+        self.shape = batch, channels, height, width = pictures.shape
+        count = len(range(every // 2, search.PATCH, every))
+        self.samples = count * search.PATCH
         self.rows, self.columns = -(-height // search.CELL), -(-width // search.CELL)
-        lanes = gpu.power_of_two(self.samples)
-        patches = AT_ONCE // lanes
-        self.grid = triton.cdiv(self.rows * self.columns, patches), batch
-        self._pictures = pictures.contiguous()
-        self._shape = height, width, self.rows, self.columns
-        self._positions = tuple(positions)
-        self.sizes: dict[str, Any] = {
-            "CHANNELS": channels,
-            "SAMPLES": self.samples,
-            "LANES": lanes,
-            "PATCHES": patches,
-            "PATCH": search.PATCH,
-            "CELL": search.CELL,
-        }
-
-    @property
-    def told(self) -> tuple[Any, ...]:
-        """What kernels are told outside of rounds."""
-        return self._pictures, _numbers(self._positions, self._pictures.device), *self._shape
-
-    def padded(self) -> tuple[Any, ...]:
-        """What they are told in rounds: with their borders repeated, [B, C, h + 2 PAD, APART, (w + 2 PAD) / APART], by
-        themselves and in pairs, each value with that below it, which are read at once."""
-        batch, channels, height, width = self._pictures.shape
+        pictures = pictures.contiguous()
         shape = batch, channels, height + 2 * PAD, APART * triton.cdiv(width + 2 * PAD, APART)
-        out, pairs = gpu.empty(shape, self._pictures), gpu.empty(shape, self._pictures, torch.int64)
-        pixels = out[0, 0].numel()
-        with gpu.on(out.device):
+        padded, pairs = gpu.empty(shape, pictures), gpu.empty(shape, pictures, torch.int64)
+        pixels = padded[0, 0].numel()
+        with gpu.on(pictures.device):
             _pad[(triton.cdiv(pixels, PADDED), batch * channels)](
-                self._pictures, out, pairs, height, width, PAD=PAD, APART=APART, BLOCK=PADDED
+                pictures, padded, pairs, height, width, PAD=PAD, APART=APART, BLOCK=PADDED
             )
-        return out, pairs, *self._shape
+        self.told = padded, pairs, height, width, self.rows, self.columns
+        """What kernels are told: with their borders repeated, [B, C, h + 2 PAD, APART, (w + 2 PAD) / APART], by
+        themselves and in pairs, each value with that below it, which are read at once."""
+        # Rows are told at run time: one kernel serves all sizes.
+        self.sizes = {"count": count, "every": every, "PATCH": search.PATCH, "CELL": search.CELL}
+        self.sizes |= {"PAD": PAD, "APART": APART}
 
-    def rounds(self, every: int) -> tuple[tuple[int, int], dict[str, Any]]:
-        """Programs of a round that looks with one in so many rows of a patch, and its constants."""
-        count, batch = self.rows * self.columns, self.grid[1]
-        fill = triton.cdiv(count, PATCHES) * batch >= 2 * _multiprocessors(gpu.index_of(self._pictures.device))
+    def rounds(self) -> tuple[tuple[int, int], dict[str, Any]]:
+        """Programs of a round, and what they are told besides."""
+        count, batch = self.rows * self.columns, self.shape[0]
+        fill = triton.cdiv(count, PATCHES) * batch >= 2 * _multiprocessors(gpu.index_of(self.told[0].device))
         patches = PATCHES if fill else FEW_PATCHES
-        sizes = {name: self.sizes[name] for name in ("PATCH", "CELL")}
-        told = self.looks(every) | {"PATCHES": patches, "PAD": PAD, "APART": APART, "num_warps": max(1, patches // 32)}
-        return (triton.cdiv(count, patches), batch), sizes | told
-
-    def looks(self, every: int) -> dict[str, int]:
-        """With how many rows a patch looks, and that these are one in so many. Known at run time: one kernel serves all
-        sizes."""
-        return {"count": self.samples // search.PATCH, "every": every}
+        told = self.sizes | {"PATCHES": patches, "num_warps": max(1, patches // 32)}
+        return (triton.cdiv(count, patches), batch), told
 
 
-def _around(frames: _Frames, every: int, reach: int) -> dict[str, Any]:
-    """What kernels are told that take one patch each and try all displacements; every: one in so many rows looks."""
-    sizes = {name: frames.sizes[name] for name in ("CHANNELS", "PATCH", "CELL")}
+def _around(frames: Padded, reach: int) -> dict[str, Any]:
+    """What kernels are told that take one patch each and try all displacements."""
     lanes = max(32, min(TRIES, gpu.power_of_two((2 * reach + 1) ** 2)))
-    sizes |= frames.looks(every) | {"REACH": reach, "PAD": PAD, "APART": APART, "LANES": lanes}
-    return sizes | {"num_warps": max(1, lanes // 64)}
+    told = {"CHANNELS": frames.shape[1], "REACH": reach, "LANES": lanes, "num_warps": max(1, lanes // 64)}
+    return frames.sizes | told
 
 
 def _rows_at_once(values: Tensor) -> Tensor:
     """A map whose columns lie beside each other."""
     return values if values.stride(3) == 1 else values.contiguous()
-
-
-@functools.cache
-def _numbers(values: tuple[int, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 FARTHEST = tl.constexpr(float(1 << 20))
@@ -345,71 +307,12 @@ def _read(
 
 
 @triton.jit
-def _whole(
-    picture: tl.tensor, y: tl.tensor, x: tl.tensor, height: tl.tensor, width: tl.tensor, wanted: tl.tensor
-) -> tl.tensor:
-    """A plane at its positions (int32), border values repeated."""
-    y = tl.minimum(tl.maximum(y, 0), height - 1)
-    x = tl.minimum(tl.maximum(x, 0), width - 1)
-    return tl.load(picture + y * width + x, mask=wanted, other=0.0)
-
-
-@triton.jit
-def _residual(
-    template: tl.tensor,
-    second: tl.tensor,
-    y: tl.tensor,
-    x: tl.tensor,
-    across: tl.tensor,
-    down: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    wanted: tl.tensor,
-) -> tl.tensor:
-    """What differs where patches [PATCHES] move by a flow: [PATCHES, LANES]; 0 where there is no sample. y, x: int32,
-    positions of the samples."""
-    found = _read(second, y.to(tl.float32) + down[:, None], x.to(tl.float32) + across[:, None], height, width, wanted)
-    return tl.where(wanted, found - template, 0.0)
-
-
-@triton.jit
-def _misfit(residual: tl.tensor, SAMPLES: tl.constexpr) -> tl.tensor:
-    """Squared difference less that of the means, [PATCHES, LANES] -> [PATCHES]."""
-    total = tl.sum(residual, axis=1)
-    return tl.maximum(tl.sum(residual * residual, axis=1) - total * total * (1.0 / SAMPLES), 0.0)
-
-
-@triton.jit
 def _better(
     tried: tl.tensor, tried_x: tl.tensor, tried_y: tl.tensor, cost: tl.tensor, across: tl.tensor, down: tl.tensor
 ) -> tuple[tl.tensor, ...]:
     """The flow (x, y) and the cost of patches, or those that were tried where they cost less."""
     better = tried < cost
     return tl.where(better, tried_x, across), tl.where(better, tried_y, down), tl.where(better, tried, cost)
-
-
-@triton.jit
-def _samples(
-    inside: tl.tensor,
-    rows: tl.tensor,
-    columns: tl.tensor,
-    SAMPLES: tl.constexpr,
-    LANES: tl.constexpr,
-    PATCHES: tl.constexpr,
-    PATCH: tl.constexpr,
-    CELL: tl.constexpr,
-) -> tuple[tl.tensor, ...]:
-    """The patches of a program, whether there are such [PATCHES], and the positions of their samples and whether there
-    are such [PATCHES, LANES]."""
-    patch = tl.program_id(0) * PATCHES + tl.arange(0, PATCHES)
-    exists = patch < rows * columns
-    lane = tl.arange(0, LANES)
-    sample = tl.load(inside + lane, mask=lane < SAMPLES, other=0)
-    margin: tl.constexpr = (PATCH - CELL) // 2
-    y = ((patch // columns) * CELL - margin)[:, None] + (sample // PATCH)[None, :]
-    x = ((patch % columns) * CELL - margin)[:, None] + (sample % PATCH)[None, :]
-    wanted = exists[:, None] & (lane < SAMPLES)[None, :]
-    return patch, exists, y, x, wanted
 
 
 @triton.jit
@@ -620,6 +523,43 @@ def _row_misfit(
         squares += residual * residual
         left = beside
     return total, squares
+
+
+@triton.jit
+def _row_differs(
+    first: tl.tensor,
+    own: tl.tensor,
+    own_at: tl.tensor,
+    second: tl.tensor,
+    row: tl.tensor,
+    begun: tl.tensor,
+    APART: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """What differs at each position of a row of patches; own: where it begins. What is not used is not computed."""
+    first_row, columns, right, lower = begun
+    here = _row_of(first, own, own_at)
+    there = _pointed(second, first_row + row, columns)
+    seen = (
+        _between(there[0], lower),
+        _between(there[1], lower),
+        _between(there[2], lower),
+        _between(there[3], lower),
+        _between(there[0] + 1, lower),
+        _between(there[1] + 1, lower),
+        _between(there[2] + 1, lower),
+        _between(there[3] + 1, lower),
+        _between(there[0] + 2, lower),
+    )
+    return (
+        seen[0] + right * (seen[1] - seen[0]) - here[0],
+        seen[1] + right * (seen[2] - seen[1]) - here[1],
+        seen[2] + right * (seen[3] - seen[2]) - here[2],
+        seen[3] + right * (seen[4] - seen[3]) - here[3],
+        seen[4] + right * (seen[5] - seen[4]) - here[4],
+        seen[5] + right * (seen[6] - seen[5]) - here[5],
+        seen[6] + right * (seen[7] - seen[6]) - here[6],
+        seen[7] + right * (seen[8] - seen[7]) - here[7],
+    )
 
 
 @triton.jit
@@ -1114,10 +1054,24 @@ def _look_around(
     tl.store(least + place, tl.where(better, tried, before))
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "red", "green", "blue", "least", "plain"])
+@triton.jit(
+    do_not_specialize=[
+        "height",
+        "width",
+        "rows",
+        "columns",
+        "red",
+        "green",
+        "blue",
+        "least",
+        "plain",
+        "count",
+        "every",
+    ]
+)
 def _see_colours(
-    pictures: tl.tensor,  # [B, 3, h, w] fp32
-    inside: tl.tensor,
+    padded: tl.tensor,  # [B, 3, h + 2 PAD, APART, ...] fp32, from ``_pad``
+    pairs: tl.tensor,  # the same, int64
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
@@ -1129,33 +1083,44 @@ def _see_colours(
     blue: tl.tensor,
     least: tl.tensor,  # difference of the colours from which a patch looks for them
     plain: tl.tensor,  # the same, as a part of that of brightness
-    CHANNELS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-    LANES: tl.constexpr,
-    PATCHES: tl.constexpr,
+    count: tl.tensor,  # as in ``_begin``
+    every: tl.tensor,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> None:
     """What differs in the colours less brightness, in the mean of the squares, where it is so much that a patch looks
     for them, else 0."""
-    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
-    first, second = _both(pictures, height, width, CHANNELS)
-    size = height * width
+    patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
+    first, second, group = _pictures(padded, pairs, height, width, PAD, APART, 3)
     place = tl.program_id(1).to(tl.int64) * (rows * columns) + patch
-    across = tl.load(flow + 2 * place, mask=exists, other=0.0)
-    down = tl.load(flow + 2 * place + 1, mask=exists, other=0.0)
-    r = _whole(first, y, x, height, width, wanted)
-    g = _whole(first + size, y, x, height, width, wanted)
-    b = _whole(first + 2 * size, y, x, height, width, wanted)
-    r = _residual(r, second, y, x, across, down, height, width, wanted)
-    g = _residual(g, second + size, y, x, across, down, height, width, wanted)
-    b = _residual(b, second + 2 * size, y, x, across, down, height, width, wanted)
-    dark = red * r + green * g + blue * b
-    r -= dark
-    g -= dark
-    b -= dark
-    coloured = tl.sum(r * r + g * g + b * b, axis=1) * (1.0 / (3 * SAMPLES))
-    bright = tl.sum(dark * dark, axis=1) * (1.0 / SAMPLES)
+    across = tl.load(flow + 2 * place)
+    down = tl.load(flow + 2 * place + 1)
+    told = first, second, group, top, left, height, width, count, every
+    begun = _begun(told, across, down, PATCH, PAD, APART)
+    own_at = _columns(left, group, PAD, APART)
+    pitch = APART * group
+    plane = pitch * (height + 2 * PAD)
+    coloured = tl.zeros_like(across)
+    bright = tl.zeros_like(across)
+    row = every // 2 * pitch
+    for _ in range(count):
+        own = top * pitch + row
+        reds = _row_differs(first, own, own_at, second, row, begun, APART)
+        greens = _row_differs(first + plane, own, own_at, second + plane, row, begun, APART)
+        blues = _row_differs(first + 2 * plane, own, own_at, second + 2 * plane, row, begun, APART)
+        for column in tl.static_range(PATCH):
+            dark = red * reds[column] + green * greens[column] + blue * blues[column]
+            r = reds[column] - dark
+            g = greens[column] - dark
+            b = blues[column] - dark
+            coloured += r * r + g * g + b * b
+            bright += dark * dark
+        row += every * pitch
+    coloured *= 1.0 / (3 * PATCH * count)
+    bright *= 1.0 / (PATCH * count)
     tl.store(out + place, tl.where((coloured > least) & (coloured > plain * bright), coloured, 0.0), mask=exists)
 
 
@@ -1358,37 +1323,54 @@ def _put_better(
         tl.store(target + size, nothing + found_y, mask=takes)
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "count", "every"])
 def _weigh(
-    pictures: tl.tensor,  # [B, h, w] fp32
-    inside: tl.tensor,
+    padded: tl.tensor,
+    pairs: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
     rows: tl.tensor,
     columns: tl.tensor,
     state: tl.tensor,  # [B, 3, rows * columns] fp32
-    weights: tl.tensor,  # [B, SAMPLES, rows * columns] fp32, out
-    CHANNELS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-    LANES: tl.constexpr,
-    PATCHES: tl.constexpr,
+    weights: tl.tensor,  # [B, 16, rows * columns] fp32, out
+    count: tl.tensor,
+    every: tl.tensor,
     PATCH: tl.constexpr,
     CELL: tl.constexpr,
+    PATCHES: tl.constexpr,
+    PAD: tl.constexpr,
+    APART: tl.constexpr,
 ) -> None:
-    """How well each patch fits at its points, which is what its flow weighs there."""
-    patch, exists, y, x, wanted = _samples(inside, rows, columns, SAMPLES, LANES, PATCHES, PATCH, CELL)
-    count = rows * columns
-    state = _state_of(state, count)
-    first, second = _both(pictures, height, width, CHANNELS)
-    across = tl.load(state + patch, mask=exists, other=0.0)
-    down = tl.load(state + count + patch, mask=exists, other=0.0)
-    template = _whole(first, y, x, height, width, wanted)
-    residual = _residual(template, second, y, x, across, down, height, width, wanted)
-    fit = _misfit(residual, SAMPLES) * (1.0 / SAMPLES) + 4.0
-    weight = 1.0 / (tl.maximum(tl.abs(residual), 1.0) * fit[:, None])
-    lane = tl.arange(0, LANES)
-    start = weights + tl.program_id(1).to(tl.int64) * (SAMPLES * count)
-    tl.store(start + lane[None, :] * count + patch[:, None], weight, mask=wanted)
+    """How well each patch fits at its points, every second position down and across, which is what its flow weighs
+    there."""
+    patch, exists, top, left = _patches(rows, columns, PATCHES, PATCH, CELL)
+    patches = rows * columns
+    state = _state_of(state, patches)
+    first, second, group = _pictures(padded, pairs, height, width, PAD, APART)
+    across = tl.load(state + patch)
+    down = tl.load(state + patches + patch)
+    told = first, second, group, top, left, height, width, count, every
+    begun = _begun(told, across, down, PATCH, PAD, APART)
+    own_at = _columns(left, group, PAD, APART)
+    pitch = APART * group
+    own = top * pitch
+    differs = (
+        _row_differs(first, own, own_at, second, 0, begun, APART),
+        _row_differs(first, own + 2 * pitch, own_at, second, 2 * pitch, begun, APART),
+        _row_differs(first, own + 4 * pitch, own_at, second, 4 * pitch, begun, APART),
+        _row_differs(first, own + 6 * pitch, own_at, second, 6 * pitch, begun, APART),
+    )
+    total = tl.zeros_like(across)
+    squares = tl.zeros_like(across)
+    for point in tl.static_range(16):
+        residual = differs[point // 4][point % 4 * 2]
+        total += residual
+        squares += residual * residual
+    fit = _cost_of(total, squares, 16) * (1.0 / 16) + 4.0
+    target = weights + tl.program_id(1).to(tl.int64) * (16 * patches) + patch
+    for point in tl.static_range(16):
+        weight = 1.0 / (tl.maximum(tl.abs(differs[point // 4][point % 4 * 2]), 1.0) * fit)
+        tl.store(target + point * patches, weight, mask=exists)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
