@@ -493,12 +493,11 @@ class Interpolator:
     @torch.inference_mode()
     def _compared(self, some: Sequence[tuple[Tensor, Tensor]]) -> list[_Pair]:
         """What is known of frames that follow each other, [1, 3, H, W] each, as the network sees them."""
-        side = self._net.config.grid_stride(PRUNED[0])
         lefts, rights = zip(*some, strict=True)
         compared = self._net.compare(_joined(lefts), _joined(rights))
         agree = compared.agree.cpu()  # looked at here, and small
         return [
-            _Pair(bool(here.all()), one, self._seen(here, side))
+            _Pair(bool(here.all()), one, self._seen(here, self._net.agreement_side))
             for one, here in zip(compared.split(), agree.split(1), strict=True)
         ]
 

@@ -186,18 +186,8 @@ def see_part(
         return see(net, frames, encodings, found, t, gate, backend, agree, with_motion)
     whole = _blended(net, frames, t, gate, with_motion)
     inside, picture = (window.seen(frames[0]), window.seen(frames[1])), window.seen(whole.frame)
-    part = see(
-        net,
-        inside,
-        encodings,
-        found,
-        t,
-        gate,
-        backend,
-        window.seen(agree, net.config.grid_stride(PRUNED[0])),
-        with_motion,
-        picture,
-    )
+    agree = window.seen(agree, net.agreement_side)
+    part = see(net, inside, encodings, found, t, gate, backend, agree, with_motion, picture)
     _put(net, window, part, whole, picture)
     return replace(whole, level_macs=part.level_macs, other_macs=part.other_macs)
 
@@ -245,17 +235,8 @@ def see_in_windows(
         pair = window.seen(frames[0]), window.seen(frames[1])
         encodings = ([net.encode(pair[0])], [net.encode(pair[1])]) if encoded else None
         inside = None if found is None else window.seen(found, STRIDE)
-        part = see(
-            net,
-            pair,
-            encodings,
-            inside,
-            t,
-            gate,
-            backend,
-            window.seen(agree, net.config.grid_stride(PRUNED[0])),
-            with_motion,
-        )
+        agreeing = window.seen(agree, net.agreement_side)
+        part = see(net, pair, encodings, inside, t, gate, backend, agreeing, with_motion)
         _put(net, window, part, whole)
         cost = network_cost(net.config, pair[0].shape[-1], pair[0].shape[-2])
         other += part.other_macs[0] + 2 * cost.encode * encoded

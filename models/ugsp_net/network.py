@@ -343,10 +343,10 @@ class UGSP(nn.Module):
             looked = tuple(one.unflatten(0, (2, -1)) for one in seen)
         else:
             changed = change(frame0, frame1)
-        return Compared(changed, agreement(changed, self._agreement_side), looked)
+        return Compared(changed, agreement(changed, self.agreement_side), looked)
 
     @property
-    def _agreement_side(self) -> int:
+    def agreement_side(self) -> int:
         """Pixels along the sides of the blocks in which frames are compared."""
         return self.config.grid_stride(STRIDES.index(8))
 
@@ -362,7 +362,7 @@ class UGSP(nn.Module):
             return None
         if compared is None:
             compared = self.compare(frame0, frame1)
-        side, agree = self._agreement_side, compared.agree
+        side, agree = self.agreement_side, compared.agree
         batch, _, height, width = frame0.shape
         if by_kernels(frame0):  # to which patches that fit cost next to nothing; to ask where they are would be to wait
             looked = [one.flatten(0, 1) for one in compared.looked]
@@ -640,12 +640,12 @@ class UGSP(nn.Module):
 
     def _agreement(self, frame0: Tensor, frame1: Tensor) -> Tensor:
         """``Compared.agree`` alone."""
-        return agreement(change(frame0, frame1), self._agreement_side)
+        return agreement(change(frame0, frame1), self.agreement_side)
 
     def _moving(self, agree: Tensor, flow: Tensor) -> Tensor:
         """Blocks in which something may move, 1 or 0, on the grid of ``agree``, from ``_agreement``. flow: of the
         coarsest level."""
-        return moving_blocks(agree, flow, STRIDES[-1], self._agreement_side)
+        return moving_blocks(agree, flow, STRIDES[-1], self.agreement_side)
 
     def _render(
         self,

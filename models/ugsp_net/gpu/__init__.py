@@ -71,6 +71,26 @@ def index_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
+@functools.cache
+def multiprocessors(index: int) -> int:
+    """Of a CUDA device; few when interpreted, so that programs take more than one tile there too."""
+    return 1 if index < 0 else torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def fill(programs: int, device: torch.device) -> bool:
+    """Whether so many programs keep all of a device busy; fewer are made smaller."""
+    return programs >= 2 * multiprocessors(index_of(device))
+
+
+@functools.cache
+def shared_memory(index: int) -> int:
+    """Bytes that one program may have on a CUDA device."""
+    if index < 0:
+        return 1 << 20
+    properties = torch.cuda.get_device_properties(index)
+    return getattr(properties, "shared_memory_per_block_optin", 64 << 10) - (4 << 10)
+
+
 def power_of_two(number: int) -> int:
     """The next one, at least 1."""
     return 1 << max(0, number - 1).bit_length()

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from ugsp_net import gpu
 from ugsp_net.blocks import Conv
 from ugsp_net.sparse.triton_kernels import INTERPRETED
-from ugsp_net.sparse.triton_level import _multiprocessors, _shared_memory, pack_taps, padded, precision
+from ugsp_net.sparse.triton_level import pack_taps, padded, precision
 
 MOST_READ, MOST_MADE = 72, 64
 """Channels, filled up to a multiple of eight, that a kernel reads, and those that it makes."""
-FEW_READ = 21
-"""Channels of which three positions are 64 numbers: rows of them are read ahead."""
+AHEAD = 64
+"""Numbers of three positions up to which rows are read ahead, which takes as much shared memory again for each."""
 DOWN, FEW_DOWN, ACROSS = 16, 4, 64
 """Rows of positions of a program, of which it makes one after the other, and columns; few rows where there are few
 positions. A row of the source is read once for all three rows of the target to which it adds."""
@@ -54,8 +54,8 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
     target = gpu.empty((batch, rows, columns, conv.out_channels), source)
     with gpu.on(x.device):
         across = triton.cdiv(columns, ACROSS)
-        fill = across * triton.cdiv(rows, DOWN) * batch >= 2 * _multiprocessors(gpu.index_of(x.device))
-        down = DOWN if fill else FEW_DOWN
+        down = DOWN if gpu.fill(across * triton.cdiv(rows, DOWN) * batch, x.device) else FEW_DOWN
+        depth = gpu.power_of_two(3 * inputs)
         _convolve[(across, triton.cdiv(rows, down), batch)](
             source,
             matrix,
@@ -70,15 +70,14 @@ def convolve(conv: Conv, x: Tensor, slope: float) -> Tensor:
             INPUTS=inputs,
             OUTPUTS=conv.out_channels,
             COLUMNS=matrix.shape[1],
-            DEPTH=gpu.power_of_two(3 * inputs),
+            DEPTH=depth,
             LANES=gpu.power_of_two(matrix.shape[1]),
             DOWN=down,
             ACROSS=ACROSS,
             PRECISION=precision(x.dtype),
             UPCAST=INTERPRETED,
             num_warps=4,
-            # Rows in flight take as much shared memory again: of few channels only.
-            num_stages=3 if inputs <= FEW_READ else 1,
+            num_stages=3 if depth <= AHEAD else 1,
         )
     return target.permute(0, 3, 1, 2)
 
@@ -88,7 +87,7 @@ def _pays(index: int, outputs: int, inputs: int) -> bool:
     """Cards before Ampere lack the registers: 2 KB of each thread would lie in memory. Others may lack the shared
     memory for what a program multiplies by and one row of what it reads."""
     depth, lanes = gpu.power_of_two(3 * padded(inputs)), gpu.power_of_two(max(16, outputs))
-    if 2 * depth * (3 * lanes + ACROSS) > _shared_memory(index):
+    if 2 * depth * (3 * lanes + ACROSS) > gpu.shared_memory(index):
         return False
     return index < 0 or torch.version.hip is not None or torch.cuda.get_device_capability(index) >= (8, 0)
 

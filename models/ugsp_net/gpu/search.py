@@ -16,7 +16,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ugsp_net import gpu, search
-from ugsp_net.sparse.triton_level import _multiprocessors
 
 PATCHES, FEW_PATCHES = 64, 32
 """Patches of a program in a round, a thread's each; fewer where there are few, which then take less time."""
@@ -27,7 +26,7 @@ APART = search.CELL
 so far apart, so that threads read what lies beside each other where the patches move alike."""
 assert (APART, search.PATCH, search.SPACING) == (4, 8, 2), "columns of a patch are told as those of two cells"
 PADDED = 1024
-"""Values of each of two padded pictures that a program writes."""
+"""Values of a padded picture that a program writes."""
 CELLS = 256
 """Patches of a program that averages the flow in their cells."""
 LINE = 1024
@@ -253,8 +252,7 @@ class Padded:
     def rounds(self) -> tuple[tuple[int, int], dict[str, Any]]:
         """Programs of a round, and what they are told besides."""
         count, batch = self.rows * self.columns, self.shape[0]
-        fill = triton.cdiv(count, PATCHES) * batch >= 2 * _multiprocessors(gpu.index_of(self.told[0].device))
-        patches = PATCHES if fill else FEW_PATCHES
+        patches = PATCHES if gpu.fill(triton.cdiv(count, PATCHES) * batch, self.told[0].device) else FEW_PATCHES
         told = self.sizes | {"PATCHES": patches, "num_warps": max(1, patches // 32)}
         return (triton.cdiv(count, patches), batch), told
 
@@ -283,9 +281,7 @@ def _inside(value: tl.tensor, most: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _read(
-    picture: tl.tensor, y: tl.tensor, x: tl.tensor, height: tl.tensor, width: tl.tensor, wanted: tl.tensor
-) -> tl.tensor:
+def _read(picture: tl.tensor, y: tl.tensor, x: tl.tensor, height: tl.tensor, width: tl.tensor) -> tl.tensor:
     """A plane between its positions, border values repeated."""
     y = _inside(y, height - 1)
     x = _inside(x, width - 1)
@@ -297,10 +293,10 @@ def _read(
     beside = tl.minimum(left + 1, width - 1)
     upper = picture + top * width
     lower = picture + below * width
-    a = tl.load(upper + left, mask=wanted, other=0.0)
-    b = tl.load(upper + beside, mask=wanted, other=0.0)
-    c = tl.load(lower + left, mask=wanted, other=0.0)
-    d = tl.load(lower + beside, mask=wanted, other=0.0)
+    a = tl.load(upper + left)
+    b = tl.load(upper + beside)
+    c = tl.load(lower + left)
+    d = tl.load(lower + beside)
     above = a + right * (b - a)
     under = c + right * (d - c)
     return above + down * (under - above)
@@ -633,10 +629,15 @@ def _best_of_four(
         squares3 += more
         row += every * pitch
     across, down, cost = best
-    across, down, cost = _better(_cost_of(total0, squares0, count * PATCH), tried_x[0], tried_y[0], cost, across, down)
-    across, down, cost = _better(_cost_of(total1, squares1, count * PATCH), tried_x[1], tried_y[1], cost, across, down)
-    across, down, cost = _better(_cost_of(total2, squares2, count * PATCH), tried_x[2], tried_y[2], cost, across, down)
-    across, down, cost = _better(_cost_of(total3, squares3, count * PATCH), tried_x[3], tried_y[3], cost, across, down)
+    samples = count * PATCH
+    tried = _cost_of(total0, squares0, samples)
+    across, down, cost = _better(tried, tried_x[0], tried_y[0], cost, across, down)
+    tried = _cost_of(total1, squares1, samples)
+    across, down, cost = _better(tried, tried_x[1], tried_y[1], cost, across, down)
+    tried = _cost_of(total2, squares2, samples)
+    across, down, cost = _better(tried, tried_x[2], tried_y[2], cost, across, down)
+    tried = _cost_of(total3, squares3, samples)
+    across, down, cost = _better(tried, tried_x[3], tried_y[3], cost, across, down)
     return across, down, cost
 
 
@@ -1300,7 +1301,6 @@ def _put_better(
         point = tl.arange(0, CELL * CELL)
         own_y = (number // columns) * CELL + point // CELL
         own_x = (number % columns) * CELL + point % CELL
-        all_of_them = point >= 0
         gained = tl.zeros([CELL * CELL], dtype=tl.float32)
         for beside in range(9):
             y = own_y + beside // 3 - 1
@@ -1313,8 +1313,8 @@ def _put_better(
             for channel in tl.static_range(CHANNELS):
                 value = tl.load(pictures + channel * size + here)
                 plane = others + channel * size
-                before = _read(plane, before_y, before_x, height, width, all_of_them) - value
-                after = _read(plane, row + found_y, column + found_x, height, width, all_of_them) - value
+                before = _read(plane, before_y, before_x, height, width) - value
+                after = _read(plane, row + found_y, column + found_x, height, width) - value
                 gained += before * before - after * after
         takes = (gained > 0) & (own_y < height) & (own_x < width)
         target = out + picture * (2 * size) + own_y * width + own_x

@@ -10,7 +10,6 @@ The host never learns how many blocks are active. Grids have a fixed number of p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -193,7 +192,7 @@ def product(
     if choice is None:
         choice = choose(kind, pitch, columns, source.dtype, most, source.device)
     tiles = _ceil(most, choice.block_m) * _ceil(columns, choice.block_n)
-    kernels.active_product[(min(tiles, choice.waves * _multiprocessors(gpu.index_of(source.device))),)](
+    kernels.active_product[(min(tiles, choice.waves * gpu.multiprocessors(gpu.index_of(source.device))),)](
         source,
         weights.matrix,
         weights.bias,
@@ -234,9 +233,9 @@ def choose(kind: str, pitch: int, columns: int, dtype: torch.dtype, rows: int, d
     if choice is None:
         block_n = min(128, max(16, gpu.power_of_two(columns)))
         choice = Choice(128, block_n, 64 if size == 2 else 32, 8 if block_n == 128 else 4, 3)
-    if rows < 2 * choice.block_m * _multiprocessors(gpu.index_of(device)) and choice.block_m > 64:
+    if choice.block_m > 64 and not gpu.fill(rows // choice.block_m, device):
         choice = replace(choice, block_m=64, warps=4)
-    room = _shared_memory(gpu.index_of(device))
+    room = gpu.shared_memory(gpu.index_of(device))
     while choice.shared_memory(size) > room and choice.stages > 2:
         choice = replace(choice, stages=choice.stages - 1)
     while choice.shared_memory(size) > room and choice.block_k > 16:
@@ -453,18 +452,3 @@ def _rows(x: Tensor, inputs: int, mask: Tensor, side: int) -> Tensor:
 
 def _ceil(number: int, unit: int) -> int:
     return -(-number // unit)
-
-
-@functools.cache
-def _multiprocessors(index: int) -> int:
-    """Few when interpreted, so that programs take more than one tile there too."""
-    return 1 if index < 0 else torch.cuda.get_device_properties(index).multi_processor_count
-
-
-@functools.cache
-def _shared_memory(index: int) -> int:
-    """Bytes that one program may have."""
-    if index < 0:
-        return 1 << 20
-    properties = torch.cuda.get_device_properties(index)
-    return getattr(properties, "shared_memory_per_block_optin", 64 << 10) - (4 << 10)
