@@ -167,7 +167,7 @@ def test_level_inputs_are_the_same(radius: int, height: int, width: int, dtype: 
     )
     flow, t = 4 * torch.randn(2, 4, height, width), torch.tensor([0.3, 0.6])
     reduce = Convolutions(Conv(25, 8, kernel=1), Activation("leaky", 8)).to(dtype)
-    how = Matching(2, reduce) if radius else None
+    how = Matching(2, reduce, 8) if radius else None
     inputs = SparseInputs(left, right, above, flow, 4.0, t, how, dtype)
     for share in (0.02, 0.5, 1.0):
         positions = (torch.rand(2 * height * width) < share).nonzero()[:, 0]

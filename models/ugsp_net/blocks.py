@@ -20,12 +20,28 @@ _NONE: tuple[object, ...] = "none", [], ""
 Made = TypeVar("Made")
 
 
-class Conv(nn.Conv2d):
+class _Keeping:
+    """A module with a weight of which others keep what they make."""
+
+    weight: Tensor
+
+    def kept(self, make: Callable[[Tensor], Made]) -> Made:
+        """``make(weight)``, by which it is known, as it was made before if the weight is the same."""
+        if self.weight.is_inference():  # which does not tell when it changes
+            return make(self.weight)
+        kept: dict[Any, tuple[Any, ...]] = self.__dict__.setdefault("_kept", {})
+        state = self.weight._version, self.weight.data_ptr()
+        if kept.get(make, (None,))[0] != state:
+            kept[make] = state, make(self.weight)
+        made: Made = kept[make][1]
+        return made
+
+
+class Conv(_Keeping, nn.Conv2d):
     """A 3x3 convolution that keeps its input's type: bf16 activations meet bf16 copies of fp32 weights."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
-        self._kept: dict[Any, tuple[Any, ...]] = {}
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """x: [B, inputs, H, W]; activation: of what comes out."""
@@ -41,16 +57,6 @@ class Conv(nn.Conv2d):
         made = F.conv2d(x, weight, bias, self.stride, self.padding)
         return made if activation is None else activation(made)
 
-    def kept(self, make: Callable[[Tensor], Made]) -> Made:
-        """``make(weight)``, by which it is known, as it was made before if the weight is the same."""
-        if self.weight.is_inference():  # which does not tell when it changes
-            return make(self.weight)
-        state = self.weight._version, self.weight.data_ptr()
-        if self._kept.get(make, (None,))[0] != state:
-            self._kept[make] = state, make(self.weight)
-        made: Made = self._kept[make][1]
-        return made
-
 
 class Convolutions(nn.Sequential):
     """Convolutions, each with the activation after it."""
@@ -63,7 +69,7 @@ class Convolutions(nn.Sequential):
         return x
 
 
-class Enlarge(nn.ConvTranspose2d):
+class Enlarge(_Keeping, nn.ConvTranspose2d):
     """A 4x4 stride-2 transposed convolution that keeps its input's type, as ``Conv`` does."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -182,7 +188,7 @@ class Level(nn.Module):
         self.head = Conv(inputs, width, bias=not pruned)
         self.convs = nn.ModuleList(Conv(width, width, bias=not pruned) for _ in range(depth))
         self.activations = nn.ModuleList(Activation(config.activation, width) for _ in range(depth + 1))
-        self.project = nn.Conv2d(width * (depth + 1), outputs, 1)
+        self.project = Conv(width * (depth + 1), outputs, kernel=1)
         self.width = width
         self.outputs = outputs
 

@@ -767,7 +767,7 @@ class UGSP(nn.Module):
     ) -> SparseInputs:
         """What ``_inputs`` and ``_join`` make, for chosen positions."""
         radius = self.config.matching_radius[index]
-        matched = Matching(radius, self.reducers[index]) if radius else None
+        matched = Matching(radius, self.reducers[index], self.config.matching_channels[index]) if radius else None
         when = t if self.config.any_instant else None
         left, right = first.features[index], second.features[index]
         places = _places(index, first, second)

@@ -41,7 +41,23 @@ def _reducer(how: Matching) -> Conv | None:
 def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
     """What ``SparseInputs.rows`` returns."""
     batch, _, height, width = inputs.flow.shape
-    channels, above = inputs.left.shape[1], inputs.above.shape[1]
+    out = inputs.left.new_empty(len(positions) + 1, inputs.channels)
+    out[-1] = 0
+    starts = torch.searchsorted(positions, torch.arange(batch + 1) * height * width).tolist()
+    for index, (start, stop) in enumerate(pairwise(starts)):
+        _fill(inputs, index, plain(positions[start:stop] - index * height * width), out[start:stop], 0)
+    return out
+
+
+def put_lines(inputs: SparseInputs, picture: int, places: Any, out: Tensor) -> None:
+    """``rows`` of places of a picture, in order, where they are in lines of it, [H + 2 or more, W + 2 or more, C] with a
+    border of one position, C at least that of the inputs: zeros follow."""
+    _fill(inputs, picture, places, out.flatten(0, 1), out.shape[1])
+
+
+def _fill(inputs: SparseInputs, index: int, places: Any, out: Tensor, pitch: int) -> None:
+    """Rows of places of a picture, one after the other, or where they are in lines of so many positions."""
+    width, channels, above = inputs.flow.shape[-1], inputs.left.shape[1], inputs.above.shape[1]
     reducer = None if inputs.matching is None else _reducer(inputs.matching)
     kernel = bias = np.zeros((0, LANES), np.float32)
     radius = 0
@@ -51,20 +67,14 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
         kernel, bias = plain(reducer.weight.float().flatten(1).T), plain(reducer.bias.float()[None])
     matched = kernel.shape[1] if radius else 0
     timed = inputs.t is not None
-    out = inputs.left.new_empty(len(positions) + 1, 2 * channels + above + matched + 4 + timed)
-    out[-1] = 0
-    starts = torch.searchsorted(positions, torch.arange(batch + 1) * height * width).tolist()
-    flows = plain(inputs.flow.flatten(2))
-    for index, (start, stop) in enumerate(pairwise(starts)):
-        places = plain(positions[start:stop] - index * height * width)
-        sources = [_flat(one[index]) for one in (inputs.left, inputs.right, inputs.above)]
-        when = np.float32(inputs.t[index]) if inputs.t is not None else np.float32(0)
-        sizes, made = (width, channels, above, matched, timed), as_array(out[start:stop])
-        _rows(made, places, *sources, flows[index], np.float32(inputs.bound), when, sizes)
-        if matched:
-            how = radius, channels, channels, 2 * channels + above
-            _correlate(made, places, sources[1], flows[index], kernel, bias, np.float32(LEAKY_SLOPE), how)
-    return out
+    flow = plain(inputs.flow[index].flatten(1))
+    sources = [_flat(one[index]) for one in (inputs.left, inputs.right, inputs.above)]
+    when = np.float32(inputs.t[index]) if inputs.t is not None else np.float32(0)
+    sizes, made = (width, channels, above, matched, timed, pitch), as_array(out)
+    _rows(made, places, *sources, flow, np.float32(inputs.bound), when, sizes)
+    if matched:
+        how = radius, channels, channels, 2 * channels + above, pitch
+        _correlate(made, places, sources[1], flow, kernel, bias, np.float32(LEAKY_SLOPE), how)
 
 
 def _flat(source: Tensor) -> tuple[Any, int, int, int, int]:
@@ -104,20 +114,30 @@ def _rows(
 ) -> None:
     """All but the right features of a level that matches, and how they match. places: [U] of a picture, in order; left,
     right, above: from ``_flat``; flow: [4, H * W]."""
-    width, channels, more, matched, timed = sizes
+    width, channels, more, matched, timed, pitch = sizes
     half, quarter = np.float32(0.5), np.float32(0.25)
     told = 2 * channels + more + matched
     for number in range(len(places)):
         place = places[number]
-        at_y, at_x = np.float32(place // width), np.float32(place % width)
-        _read(left, at_x + flow[0, place], at_y + flow[1, place], channels, out, number, 0)
+        y, x = place // width, place % width
+        row = _row(number, y, x, pitch)
+        at_y, at_x = np.float32(y), np.float32(x)
+        _read(left, at_x + flow[0, place], at_y + flow[1, place], channels, out, row, 0)
         if matched == 0:
-            _read(right, at_x + flow[2, place], at_y + flow[3, place], channels, out, number, channels)
-        _read(above, half * at_x - quarter, half * at_y - quarter, more, out, number, 2 * channels)
+            _read(right, at_x + flow[2, place], at_y + flow[3, place], channels, out, row, channels)
+        _read(above, half * at_x - quarter, half * at_y - quarter, more, out, row, 2 * channels)
+        for column in range(told, out.shape[1] if pitch else told, LANES):
+            store(same(np.float32(0)), out, row, column)
         for plane in range(4):
-            store(min(max(flow[plane, place], -bound), bound), out, number, told + plane)
+            store(min(max(flow[plane, place], -bound), bound), out, row, told + plane)
         if timed:
-            store(when, out, number, told + 4)
+            store(when, out, row, told + 4)
+
+
+@inlined
+def _row(number: int, y: int, x: int, pitch: int) -> int:
+    """Of what is filled: the number itself, or a position's in lines of so many with a border of one."""
+    return (y + 1) * pitch + x + 1 if pitch else number
 
 
 @allocating
@@ -125,7 +145,7 @@ def _correlate(out: Any, places: Any, right: Any, flow: Any, kernel: Any, bias: 
     """The right features, and how well what lies around them matches the left ones, which are there. kernel: [D, M];
     bias: [1, M]; how: the radius, the number of channels, and the columns of right features and of matches."""
     height, width = right[1:3]
-    radius, channels, told, matched = how
+    radius, channels, told, matched, pitch = how
     leak, least, side, one = same(slope), np.float32(1e-6), 2 * radius + 1, np.float32(1)
     wanted = np.zeros((height, width), np.int32)  # the number of each place, from 1 on
     for number in range(len(places)):
@@ -152,7 +172,7 @@ def _correlate(out: Any, places: Any, right: Any, flow: Any, kernel: Any, bias: 
             number = wanted[y, x] - 1
             if number < 0:
                 continue
-            here = y % side * room + x + radius
+            here, number = y % side * room + x + radius, _row(number, y, x, pitch)
             for channel in range(0, channels, LANES):
                 store(load(window, here, channel), out, number, told + channel)
             scale = one / np.sqrt(_product(out, number, out, number, channels) + least)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled, plain
+from ugsp_net.cpu.vectors import allocating, compiled, plain
 
 
 def place(
@@ -121,3 +121,31 @@ def _number_active(blocks: Any, side: int, corners: Any, tile: int, none: int, n
                     numbers[picture, i + 1, j + 1] = count
                     active[count] = (picture * (height - 2) + i) * (width - 2) + j
                 count += 1
+
+
+def near(mask: Tensor, height: int, width: int) -> Any:
+    """The positions of a picture, in order, that are active or beside such, [U] int64. mask: [rows, columns]."""
+    return _near(plain(mask), height // len(mask), height, width)
+
+
+@allocating
+def _near(blocks: Any, side: int, height: int, width: int) -> Any:
+    there = np.zeros((height, width), np.uint8)
+    for row in range(blocks.shape[0]):
+        for column in range(blocks.shape[1]):
+            if blocks[row, column] > 0:
+                left, right = max(column * side - 1, 0), min((column + 1) * side + 1, width)
+                for y in range(max(row * side - 1, 0), min((row + 1) * side + 1, height)):
+                    there[y, left:right] = 1
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            count += there[y, x]
+    places = np.empty(count, np.int64)
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            if there[y, x]:
+                places[count] = y * width + x
+                count += 1
+    return places

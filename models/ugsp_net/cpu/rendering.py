@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from ugsp_net.cpu import products
+from ugsp_net.cpu.products import LANES, LINES, PAIRS, configure, multiply, release
 from ugsp_net.cpu.vectors import (
     allocating,
+    as_array,
     compiled,
     exp,
     fetch,
@@ -29,6 +32,8 @@ PLANES = 5
 """Of what is enlarged: flow to both frames, and the logarithm of how many times more of the first is to be seen."""
 OUTPUTS = 8
 """Of the last level: these, and what is added to red, green and blue."""
+TAPS = 16
+"""Pixels of each position of the last level that it makes a part of."""
 AHEAD = 48
 """Pixels for which memory is asked before they are read: where these are is the flow's choice, which no processor
 foresees. The last step took a third longer without that, and with 24 or 96."""
@@ -62,9 +67,11 @@ def put_rendered(
         frames = _flat(frame0[index]), _flat(frame1[index])
         likelier = np.float32(np.log((1 - when) / when))
         before = _NOTHING if prior is None else plain(prior[index, 0])
-        added = [plain(values) for values in out.lines(index)]
+        added = [as_array(values.contiguous()) for values in out.lines(index)]
+        # The matrix unit is for what is bf16.
+        unit = products.unit() if added[3].ndim == 1 else None
         how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
-        _render(made, *frames, *how, there, side)
+        _render(unit, made, *frames, *how, there, side)
         if still is not None:
             _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
 
@@ -123,8 +130,32 @@ def _spread(numbers: Any, table: Any, kernel: Any, constant: Any, some: Any, col
     return count
 
 
+@compiled
+def _spread_line(
+    unit: Any, there: Any, table: Any, row: int, step: int, kernel: Any, columns: Any, begins: Any, out: Any
+) -> int:
+    """What the positions of a row put out that were computed, to [columns, outputs], and their columns; from what lies
+    as it does in the level. there: [columns], which were computed; begins: room for four numbers. Returns how many."""
+    count, width = 0, len(there)
+    for first in range(0, width, LINES * LANES):
+        some = 0
+        for column in range(first, min(first + LINES * LANES, width)):
+            if there[column]:
+                columns[count + some] = column
+                some += 1
+        if some == 0:
+            continue
+        count += some
+        for line in range(LINES):
+            column = first + line * LANES
+            begins[line] = (row * width + (column if column < width else first)) * step
+        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, step // PAIRS, out[first:], out.shape[1])
+    return count
+
+
 @allocating
 def _render(
+    unit: Any,
     picture: Any,
     frame0: Any,
     frame1: Any,
@@ -149,14 +180,21 @@ def _render(
     lines = np.zeros((PLANES, columns + 2), np.float32)
     added = np.empty((OUTPUTS, width + 2 * BORDER), np.float32)
     # What positions of three of the last level's rows put out, which ones they are, and which row it is.
-    spread = np.empty((3, -(-columns // ROWS) * ROWS, kernel.shape[1]), np.float32)
+    if table.ndim == 1:
+        several, wide = LINES * LANES, 0
+    else:
+        several, wide = ROWS, table.shape[1]
+    spread = np.empty((3, -(-columns // several) * several, TAPS * OUTPUTS), np.float32)
     read_by, there, known = np.empty((3, columns), np.intp), np.zeros(3, np.intp), np.zeros(3, np.intp)
-    some = np.zeros((1, spread.shape[1] * table.shape[1]), np.float32)
+    some, begins = np.zeros((1, spread.shape[1] * wide), np.float32), np.empty(LINES, np.intp)
     begun = np.zeros(2, np.intp)
     told = np.empty((PLANES, width), np.float32)
     at = np.empty((2, width), np.int32)
     shares = np.empty((2, 4, width), np.float32)
     into_picture, plane_step, row_step = picture
+    step = table.size // max(rows * columns, 1)
+    if unit is not None:
+        configure(unit)
     first = np.empty(width, np.float32)
     runs = np.empty((moving.shape[1], 2), np.intp)
     count = 0
@@ -182,7 +220,11 @@ def _render(
             slot = row % 3
             if numbers.size and 0 <= row < rows and known[slot] != row + 1:
                 known[slot] = row + 1
-                there[slot] = _spread(numbers[row + 1], table, kernel, constant, some, read_by[slot], spread[slot])
+                if table.ndim == 1:
+                    how = kernel, read_by[slot], begins, spread[slot]
+                    there[slot] = _spread_line(unit, numbers[row], table, row, step, *how)
+                else:
+                    there[slot] = _spread(numbers[row + 1], table, kernel, constant, some, read_by[slot], spread[slot])
         for run in range(count):
             # All of a run's arrays begin with it: where indices might be negative, nothing is vectorized.
             start, stop = runs[run]
@@ -204,8 +246,11 @@ def _render(
                     x = 2 * read_by[slot, index] - 1 - start
                     if x >= length:
                         break
+                    line = read_by[slot, index] if table.ndim == 1 else index
                     for output in range(OUTPUTS):
-                        into_four = load4(added, output, x + BORDER) + load4(spread[slot], index, tap + 4 * output)
+                        into_four = load4(added, output, x + BORDER) + load4(spread[slot], line, tap + 4 * output)
+                        if table.ndim == 1:
+                            into_four += load4(constant, 0, tap + 4 * output)
                         store(into_four, added, output, x + BORDER)
             # A row of what is half the size, with a position more on both sides.
             before, after = int(start > 0), int(stop < width)
@@ -258,6 +303,8 @@ def _render(
                     fetch(frame1[0], channel * frame1[1] + frame1[2] + at[1, ahead])
                     made = _blended(frame0, frame1, channel, at, shares, x) + load(added, PLANES + channel, x + BORDER)
                     store(made, into_picture, 0, target + channel * plane_step)
+    if unit is not None:
+        release()
 
 
 @compiled

@@ -170,9 +170,9 @@ def load_same(_context: Any, source: Any, row: Any, column: Any) -> Any:
     return _EIGHT(source, types.intp, types.intp), generate
 
 
-_EIGHT, _FOUR = _Vector(8), _Vector(4)
-load, load4 = _loads(_EIGHT), _loads(_FOUR)
-same, same4 = _repeats(_EIGHT), _repeats(_FOUR)
+_SIXTEEN, _EIGHT, _FOUR = _Vector(16), _Vector(8), _Vector(4)
+load16, load, load4 = _loads(_SIXTEEN), _loads(_EIGHT), _loads(_FOUR)
+same16, same, same4 = _repeats(_SIXTEEN), _repeats(_EIGHT), _repeats(_FOUR)
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, indices: Any) -> Any:
@@ -328,7 +328,7 @@ def _arithmetic(operation: Any, instruction: str) -> None:
         return getattr(builder, instruction)(*arguments, flags=_FAST)
 
     type_callable(operation)(typer)
-    for vector in (_EIGHT, _FOUR):
+    for vector in (_SIXTEEN, _EIGHT, _FOUR):
         lower_builtin(operation, vector, vector)(generate)
 
 

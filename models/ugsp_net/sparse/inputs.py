@@ -25,6 +25,8 @@ class Matching:
     """Largest displacement, in positions of the level."""
     reduce: Callable[[Tensor], Tensor]
     """[N, (2 radius + 1)^2, T, T] -> [N, matched, T, T], both in the type of the activations."""
+    channels: int
+    """Matched ones."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,29 @@ class SparseInputs:
             matched = squares.match(parts[0], around, self.matching, self.dtype)
             parts += [around.index_select(0, squares.here), self._enlarged(picture, here), matched]
         return self._joined(parts, flow, picture)
+
+    @property
+    def channels(self) -> int:
+        """Of a position."""
+        matched = 0 if self.matching is None else self.matching.channels
+        return 2 * self.left.shape[1] + self.above.shape[1] + matched + 4 + (self.t is not None)
+
+    def lines(self, mask: Tensor, picture: int) -> Tensor:
+        """What is read of a picture where a mask of blocks [rows, columns] is 1, as ``cpu.products.run`` takes it:
+        [lines, W + ROOM, C] with a border of one position, C filled up with zeros."""
+        from ugsp_net.cpu import inputs as compiled
+        from ugsp_net.cpu.positions import near
+        from ugsp_net.cpu.products import room_for
+
+        height, width = self.flow.shape[-2:]
+        out = room_for(height, width, self.channels)
+        places = near(mask, height, width)
+        if self._compiled():
+            compiled.put_lines(self, picture, places, out)
+        else:
+            positions = torch.from_numpy(places)
+            _put(self.rows(positions + picture * height * width)[:-1], positions, out, width)
+        return out
 
     def _compiled(self) -> bool:
         """Whether compiled code makes rows."""
@@ -136,6 +161,24 @@ class DenseInputs:
         """As ``SparseInputs.rows``."""
         rows = self.x.permute(0, 2, 3, 1).reshape(-1, self.x.shape[1]).index_select(0, positions)
         return torch.cat((rows, rows.new_zeros(1, rows.shape[1])))
+
+    def lines(self, mask: Tensor, picture: int) -> Tensor:
+        """As ``SparseInputs.lines``."""
+        from ugsp_net.cpu.positions import near
+        from ugsp_net.cpu.products import room_for
+
+        channels, height, width = self.x.shape[1:]
+        out = room_for(height, width, channels)
+        positions = torch.from_numpy(near(mask, height, width))
+        _put(self.x[picture].permute(1, 2, 0).reshape(-1, channels).index_select(0, positions), positions, out, width)
+        return out
+
+
+def _put(rows: Tensor, positions: Tensor, lines: Tensor, width: int) -> None:
+    """Write rows [U, C] of positions of a picture to where they are in its lines, with zeros behind them."""
+    row = positions.div(width, rounding_mode="floor")
+    places = (row + 1) * lines.shape[1] + positions - row * width + 1
+    lines.view(-1, lines.shape[2]).index_copy_(0, places, F.pad(rows, (0, lines.shape[2] - rows.shape[1])))
 
 
 class _Squares:

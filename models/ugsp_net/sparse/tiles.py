@@ -24,7 +24,7 @@ from ugsp_net.compiled import compiled_by
 from ugsp_net.masks import block_side, enlarge
 from ugsp_net.matching import TILE
 from ugsp_net.pooling import largest_around
-from ugsp_net.sparse import winograd
+from ugsp_net.sparse import strips, winograd
 from ugsp_net.sparse.inputs import DenseInputs, SparseInputs, filled_up
 
 BATCH, BATCH_FP32 = 2048, 512
@@ -71,6 +71,8 @@ def enlarged_share(mask: Tensor, height: int, width: int) -> Tensor:
 def pays(mask: Tensor, height: int, dtype: torch.dtype) -> bool:
     """Whether active blocks alone are faster than the whole level, of so many rows of positions, then masked. dtype: of
     its activations."""
+    if strips.pays(dtype, mask.device):
+        return True
     side = height // mask.shape[-2]
     if _tile(side, dtype, mask.device) > 1 and cpu.available():
         return True
@@ -188,8 +190,11 @@ def _around(corners: Tensor, numbers: Tensor, tile: int) -> Tensor:
 
 def run_tiles(level: Level, inputs: SparseInputs | DenseInputs, mask: Tensor, height: int, width: int) -> Tensor:
     """A level of height x width positions from its inputs to its output: see ``run_level``. Not differentiable."""
-    positions = ActivePositions(mask, height, width, inputs.dtype)
     pictures = mask.shape[0]
+    if strips.pays(inputs.dtype, mask.device):
+        lines = strips.run(level, inputs, mask, height, width, None)[..., : level.outputs]
+        return lines.view(pictures, height, width, level.outputs).permute(0, 3, 1, 2)
+    positions = ActivePositions(mask, height, width, inputs.dtype)
     whole = level.bias().to(inputs.dtype).flatten().repeat(pictures * height * width, 1)  # [B * H * W, outputs]
     if positions.count:
         values = _run_layers(level, inputs, positions)
@@ -205,8 +210,14 @@ def run_last_tiles(
     mask: [B, 1, rows, columns] over the level's height x width positions. What no active position is near costs neither
     warping nor convolutions: there the output is the bias, enlarged.
     """
-    positions = ActivePositions(mask, height, width, inputs.dtype)
     constant = ConstantOutput(level, synthesis, mask.shape[0], height, width)
+    if strips.pays(inputs.dtype, mask.device):
+        if not mask.any():
+            return constant
+        lines = strips.run(level, inputs, mask, height, width, synthesis.activation)
+        bias = synthesis.activation(level.bias().to(inputs.dtype))
+        return _StripsOutput(constant, lines.view(len(mask), height, width, -1), mask, bias, synthesis)
+    positions = ActivePositions(mask, height, width, inputs.dtype)
     if not positions.count:
         return constant
     table = _run_layers(level, inputs, positions, synthesis.activation)
@@ -227,6 +238,9 @@ class LastOutput(Protocol):
         the level, [H / 2 + 2, W / 2 + 2] int32 with a border, which is a row of a table [A, C] fp32 or none of it; by
         what is made of such a row, [C, 128] (row, output, column), for the four by four pixels of which the middle four
         are the position's; and by what is added to that, so that it is what differs from nothing computed, [1, 128].
+
+        Or what was computed lies as it does in the level: numbers are 1 there and 0 elsewhere, [H / 2, W / 2] uint8;
+        the table is flat, bf16, and what is made of it as ``cpu.products.in_blocks`` makes it.
         """
 
 
@@ -335,6 +349,42 @@ class _SparseOutput:
         table, numbers = self._table[: self._positions.count].float(), self._positions.numbers[picture]
         # The last row of the table is what is read where nothing was computed.
         return whole, bands, numbers, table, kernel, -self._table[-1:].float() @ kernel
+
+
+class _StripsOutput:
+    """What the last level puts out where strips made it."""
+
+    def __init__(
+        self, constant: ConstantOutput, lines: Tensor, mask: Tensor, bias: Tensor, synthesis: Synthesis
+    ) -> None:
+        """lines: what ``strips.run`` returns, activated, [B, H / 2, W / 2, C]; bias: what it would be elsewhere,
+        [1, C', 1, 1]."""
+        self._constant, self._lines, self._mask, self._bias = constant, lines, mask, bias
+        self._enlarge = synthesis.enlarge
+
+    def part(self, rows: slice, columns: slice) -> Tensor:
+        """As ``LastOutput.part``."""
+        # The enlargement reads one position more on each side, where there is one.
+        spans, cuts = [], []
+        for span, length in zip((rows, columns), self._lines.shape[1:3], strict=True):
+            first, last = max(span.start // 2 - 1, 0), min(span.stop // 2 + 1, length)
+            spans.append(slice(first, last))
+            cuts.append(slice(span.start - 2 * first, span.stop - 2 * first))
+        there = enlarge(self._mask, block_side(self._mask, *self._lines.shape[1:3])) > 0
+        read = self._lines[:, spans[0], spans[1], : self._enlarge.in_channels].permute(0, 3, 1, 2)
+        read = torch.where(there[:, :, spans[0], spans[1]], read, self._bias)
+        made: Tensor = self._enlarge(read)[:, :, cuts[0], cuts[1]]
+        return made.contiguous().float()
+
+    def lines(self, picture: int) -> tuple[Tensor, ...]:
+        """As ``LastOutput.lines``."""
+        from ugsp_net.cpu.products import enlargement
+
+        whole, bands, *_ = self._constant.lines(picture)
+        there = enlarge(self._mask[picture : picture + 1], block_side(self._mask, *self._lines.shape[1:3]))[0, 0] > 0
+        kernel = self._enlarge.weight.to(self._lines.dtype).float().permute(0, 2, 1, 3).flatten(1)  # [C, 4 * 8 * 4]
+        table, less = self._lines[picture].flatten(), -self._bias[:, :, 0, 0].float() @ kernel
+        return whole, bands, there.to(torch.uint8), table, self._enlarge.kept(enlargement), less
 
 
 def _run_layers(
