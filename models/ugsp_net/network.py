@@ -45,6 +45,7 @@ from ugsp_net.sparse import (
     run_last_tiles,
     run_level,
     run_tiles,
+    strips,
     winograd,
 )
 from ugsp_net.sparse.squares import SquaresOutput
@@ -314,10 +315,9 @@ class UGSP(nn.Module):
     def encode(self, frame: Tensor) -> Encoding:
         """Features of frames [B, 3, H, W], RGB in [0, 1], both sides multiples of ``config.alignment``."""
         context = () if self.refinement is None else self.refinement.encode(self._normalised(frame))
-        if self._encodes_by_winograd(frame):
-            from ugsp_net.cpu.encoder import encode
-
-            return Encoding(tuple(encode(self.encoder, frame.float(), SCALE, -MEAN * SCALE)), context)
+        compiled = self._compiled_encoder(frame)
+        if compiled is not None:
+            return Encoding(tuple(compiled(self.encoder, frame.float(), SCALE, -MEAN * SCALE)), context)
         conv, activation = self.encoder.first
         if activation.slope is None and by_kernels(frame):
             from ugsp_net.gpu.encoder import first_features
@@ -326,10 +326,20 @@ class UGSP(nn.Module):
             return Encoding(tuple(self.encoder.after_first(first)), context)
         return Encoding(tuple(self.encoder(self._normalised(frame))), context)
 
-    def _encodes_by_winograd(self, frame: Tensor) -> bool:
-        if torch.is_grad_enabled() or not cpu.available() or not winograd.pays(self.dtype, frame.device):
-            return False
-        return self.config.activation == "leaky" and min(self.config.encoder_channels) >= 8
+    def _compiled_encoder(self, frame: Tensor) -> Callable[[Encoder, Tensor, float, float], list[Tensor]] | None:
+        """What encodes in compiled code on a processor, if anything does."""
+        if torch.is_grad_enabled() or not cpu.available() or self.config.activation != "leaky":
+            return None
+        channels = self.config.encoder_channels
+        if strips.pays(self.dtype, frame.device) and not any(count % 16 for count in channels):
+            from ugsp_net.cpu import encoder_bf16
+
+            return encoder_bf16.encode
+        if winograd.pays(self.dtype, frame.device) and min(channels) >= 8:
+            from ugsp_net.cpu import encoder
+
+            return encoder.encode
+        return None
 
     @torch.no_grad()
     def compare(self, frame0: Tensor, frame1: Tensor) -> Compared:

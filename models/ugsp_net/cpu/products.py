@@ -59,7 +59,7 @@ _BYTE, _SHORTS = ir.IntType(8), ir.VectorType(ir.IntType(16), LANES)
 _FLOATS, _PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
 
 
-def _element(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+def element(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
     """Where an element is of an array whose elements lie one behind the other."""
     return builder.gep(context.make_array(kind)(context, builder, array).data, [place])
 
@@ -89,7 +89,7 @@ def _moved(name: str, register: int) -> Any:
     @intrinsic
     def move(_context: Any, values: Any, _first: Any, _step: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = _element(context, builder, signature.args[0], arguments[0], arguments[1])
+            place = element(context, builder, signature.args[0], arguments[0], arguments[1])
             number = ir.Constant(_BYTE, register)
             _call(builder, name, [number, builder.bitcast(place, _BYTE.as_pointer()), arguments[2]])
             return context.get_dummy_value()
@@ -151,7 +151,7 @@ def put_halves(_context: Any, halves: Any, target: Any, _place: Any) -> Any:
     """Write them to where an element of an int16 array is, and after it. Nothing is checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _element(context, builder, signature.args[1], arguments[1], arguments[2])
+        place = element(context, builder, signature.args[1], arguments[1], arguments[2])
         builder.store(arguments[0], builder.bitcast(place, _SHORTS.as_pointer())).align = 2
         return context.get_dummy_value()
 
@@ -159,12 +159,29 @@ def put_halves(_context: Any, halves: Any, target: Any, _place: Any) -> Any:
 
 
 @intrinsic
+def copy(_context: Any, target: Any, _place: Any, source: Any, _from: Any) -> Any:
+    """Sixteen numbers of an int16 array, from an element on, to another one. Nothing is checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        into, out_of = (
+            builder.bitcast(element(context, builder, signature.args[index], *arguments[index : index + 2]), kind)
+            for index, kind in ((0, _SHORTS.as_pointer()), (2, _SHORTS.as_pointer()))
+        )
+        found = builder.load(out_of)
+        found.align = 2
+        builder.store(found, into).align = 2
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp), generate
+
+
+@intrinsic
 def _add_product(_context: Any, sums: Any, values: Any, _place: Any, kernel: Any, _from: Any) -> Any:
     """To sixteen sums two products each: of a pair of bf16 numbers with sixteen pairs. Their places in int16 arrays."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        one = _element(context, builder, signature.args[1], arguments[1], arguments[2])
-        several = _element(context, builder, signature.args[3], arguments[3], arguments[4])
+        one = element(context, builder, signature.args[1], arguments[1], arguments[2])
+        several = element(context, builder, signature.args[3], arguments[3], arguments[4])
         pair = builder.load(builder.bitcast(one, ir.IntType(32).as_pointer()))
         pairs = builder.load(builder.bitcast(several, _PAIRS.as_pointer()))
         pair.align, pairs.align = 2, 2
@@ -182,7 +199,7 @@ def _put_sums(_context: Any, sums: Any, target: Any, _place: Any) -> Any:
     """Write sixteen fp32 numbers to where an element of an array is, and after it. Nothing is checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _element(context, builder, signature.args[1], arguments[1], arguments[2])
+        place = element(context, builder, signature.args[1], arguments[1], arguments[2])
         builder.store(arguments[0], builder.bitcast(place, _FLOATS.as_pointer())).align = 4
         return context.get_dummy_value()
 
