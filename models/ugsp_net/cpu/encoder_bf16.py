@@ -139,7 +139,6 @@ def _level(
     ring = np.full((held * LINES + 1) * pitch + PAIRS, zero)
     zeros, sums = held * LINES * pitch, np.empty((1, LINES * LANES * width), np.float32)
     begins, made = np.empty(3 * LINES, np.intp), np.empty(LINES + 2, np.intp)
-    chunks, head_chunks = -(-3 * width // PAIRS), -(-3 * inputs // PAIRS)
     if unit is not None:
         configure(unit)
     for turn in range(strips + 1):
@@ -154,7 +153,7 @@ def _level(
                     begins[tap * LINES + index] = (2 * index + tap if 0 <= y < 2 * rows else READ) * line
             for x in range(0, columns, LANES):
                 place = 2 * x * inputs
-                multiply(unit, lines, begins, 0, LINES, place, 3, 2 * inputs, head, head_chunks, sums, width)
+                multiply(unit, lines, begins, 0, LINES, place, 3, 2 * inputs, head, 1, 3 * inputs, sums, width)
                 for index in range(min(LINES, rows - LINES * turn)):
                     at = (turn % held * LINES + index) * pitch + (x + 1) * width
                     _activate(sums, index * LANES, min(LANES, columns - x), width, bias, leak, ring, at)
@@ -165,7 +164,7 @@ def _level(
             y = LINES * strip - 1 + index
             made[index] = (y // LINES % held * LINES + y % LINES) * pitch if 0 <= y < rows else zeros
         for x in range(0, columns, LANES):
-            multiply(unit, ring, made, 0, 1, x * width, 3, width, kernel, chunks, sums, width)
+            multiply(unit, ring, made, 0, 1, x * width, 3, width, kernel, 1, 3 * width, sums, width)
             for index in range(min(LINES, rows - LINES * strip)):
                 at = ((LINES * strip + index) * columns + x) * width
                 _activate(sums, index * LANES, min(LANES, columns - x), width, second_bias, leak, out, at)

@@ -217,7 +217,8 @@ def multiply(
     count: int,
     step: int,
     kernel: Any,
-    chunks: int,
+    taps: int,
+    channels: int,
     sums: Any,
     width: int,
 ) -> None:
@@ -226,48 +227,82 @@ def multiply(
     values: int16, of which a position begins ``step`` numbers after the one before it; begins: where lines of it begin,
     of which the kernel's first line meets four, from the ``first`` one on, its second line four that are ``apart``
     after these, and so on, ``count`` lines in all; shift: from there to the first position; kernel: from ``in_blocks``,
-    of so many chunks of ``PAIRS`` numbers a line and ``width`` outputs; sums: [4 * 16 * width] fp32, filled.
+    of so many columns of channels, and ``width`` outputs; sums: [4 * 16 * width] fp32, filled.
     """
-    right, block = 0, LANES * width
-    for column in range(0, width, LANES):
-        if unit is not None:
-            rows = 2 * step
-            _zero0()
-            _zero1()
-            _zero2()
-            _zero3()
-            for number in range(count):
-                line = first + number * apart
-                one, two, three, four = begins[line], begins[line + 1], begins[line + 2], begins[line + 3]
-                one, two, three, four = one + shift, two + shift, three + shift, four + shift
-                for _ in range(chunks):
-                    # In this order what is read is there when it is needed: half the time of all that is read first.
-                    _right(kernel, right, 4 * LANES)
-                    _left0(values, one, rows)
-                    _add0()
-                    _left1(values, two, rows)
-                    _add1()
-                    _left0(values, three, rows)
-                    _add2()
-                    _left1(values, four, rows)
-                    _add3()
-                    one, two, three, four = one + PAIRS, two + PAIRS, three + PAIRS, four + PAIRS
-                    right += BLOCK
-            _put0(sums, column, 4 * width)
-            _put1(sums, column + block, 4 * width)
-            _put2(sums, column + 2 * block, 4 * width)
-            _put3(sums, column + 3 * block, 4 * width)
-        else:
-            for line in range(LINES):
-                some, where = first + line, line * block + column
-                _multiply_line(
-                    values, begins, some, apart, shift, count, step, kernel, right, chunks, sums, where, width
+    right, block, chunks = 0, LANES * width, taps * (-(-channels // PAIRS))
+    if unit is None:
+        for line in range(LINES):
+            for column in range(0, width - LANES, 2 * LANES):
+                right = column * count * chunks * PAIRS
+                for half in range(2):
+                    at, place = shift + half * LANES // 2 * step, (line * LANES + half * LANES // 2) * width + column
+                    _multiply_eight(
+                        values,
+                        begins,
+                        first + line,
+                        apart,
+                        at,
+                        count,
+                        step,
+                        kernel,
+                        right,
+                        taps,
+                        channels,
+                        sums,
+                        place,
+                        width,
+                    )
+            if width % (2 * LANES):
+                column = width - LANES
+                right, place = column * count * chunks * PAIRS, line * block + column
+                _multiply_sixteen(
+                    values,
+                    begins,
+                    first + line,
+                    apart,
+                    shift,
+                    count,
+                    step,
+                    kernel,
+                    right,
+                    taps,
+                    channels,
+                    sums,
+                    place,
+                    width,
                 )
-            right += count * chunks * BLOCK
+        return
+    rows = 2 * step
+    for column in range(0, width, LANES):
+        _zero0()
+        _zero1()
+        _zero2()
+        _zero3()
+        for number in range(count):
+            line = first + number * apart
+            one, two, three, four = begins[line], begins[line + 1], begins[line + 2], begins[line + 3]
+            one, two, three, four = one + shift, two + shift, three + shift, four + shift
+            for _ in range(chunks):
+                # In this order what is read is there when it is needed: half the time of all that is read first.
+                _right(kernel, right, 4 * LANES)
+                _left0(values, one, rows)
+                _add0()
+                _left1(values, two, rows)
+                _add1()
+                _left0(values, three, rows)
+                _add2()
+                _left1(values, four, rows)
+                _add3()
+                one, two, three, four = one + PAIRS, two + PAIRS, three + PAIRS, four + PAIRS
+                right += BLOCK
+        _put0(sums, column, 4 * width)
+        _put1(sums, column + block, 4 * width)
+        _put2(sums, column + 2 * block, 4 * width)
+        _put3(sums, column + 3 * block, 4 * width)
 
 
 @compiled
-def _multiply_line(
+def _multiply_sixteen(
     values: Any,
     begins: Any,
     first: int,
@@ -277,38 +312,94 @@ def _multiply_line(
     step: int,
     kernel: Any,
     right: int,
-    chunks: int,
+    taps: int,
+    channels: int,
     sums: Any,
     place: int,
     width: int,
 ) -> None:
-    """One of the lines, of sixteen outputs: by vectors."""
+    """One of the lines by vectors: sixteen positions, and as many outputs."""
     zero = same16(np.float32(0))
     a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
     i, j, k, l, m, n, o, p = zero, zero, zero, zero, zero, zero, zero, zero  # noqa: E741
+    size = -(-channels // PAIRS) * PAIRS
     for number in range(count):
-        at = begins[first + number * apart] + shift
-        for _ in range(chunks * LANES):
-            a = _add_product(a, values, at, kernel, right)
-            b = _add_product(b, values, at + step, kernel, right)
-            c = _add_product(c, values, at + 2 * step, kernel, right)
-            d = _add_product(d, values, at + 3 * step, kernel, right)
-            e = _add_product(e, values, at + 4 * step, kernel, right)
-            f = _add_product(f, values, at + 5 * step, kernel, right)
-            g = _add_product(g, values, at + 6 * step, kernel, right)
-            h = _add_product(h, values, at + 7 * step, kernel, right)
-            i = _add_product(i, values, at + 8 * step, kernel, right)
-            j = _add_product(j, values, at + 9 * step, kernel, right)
-            k = _add_product(k, values, at + 10 * step, kernel, right)
-            l = _add_product(l, values, at + 11 * step, kernel, right)  # noqa: E741
-            m = _add_product(m, values, at + 12 * step, kernel, right)
-            n = _add_product(n, values, at + 13 * step, kernel, right)
-            o = _add_product(o, values, at + 14 * step, kernel, right)
-            p = _add_product(p, values, at + 15 * step, kernel, right)
-            at += 2
-            right += PAIRS
+        for tap in range(taps):
+            at, begin = begins[first + number * apart] + shift + tap * size, right
+            for _ in range(0, channels, 2):
+                a = _add_product(a, values, at, kernel, begin)
+                b = _add_product(b, values, at + step, kernel, begin)
+                c = _add_product(c, values, at + 2 * step, kernel, begin)
+                d = _add_product(d, values, at + 3 * step, kernel, begin)
+                e = _add_product(e, values, at + 4 * step, kernel, begin)
+                f = _add_product(f, values, at + 5 * step, kernel, begin)
+                g = _add_product(g, values, at + 6 * step, kernel, begin)
+                h = _add_product(h, values, at + 7 * step, kernel, begin)
+                i = _add_product(i, values, at + 8 * step, kernel, begin)
+                j = _add_product(j, values, at + 9 * step, kernel, begin)
+                k = _add_product(k, values, at + 10 * step, kernel, begin)
+                l = _add_product(l, values, at + 11 * step, kernel, begin)  # noqa: E741
+                m = _add_product(m, values, at + 12 * step, kernel, begin)
+                n = _add_product(n, values, at + 13 * step, kernel, begin)
+                o = _add_product(o, values, at + 14 * step, kernel, begin)
+                p = _add_product(p, values, at + 15 * step, kernel, begin)
+                at += 2
+                begin += PAIRS
+            right += size * LANES
     for value in (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):
         _put_sums(value, sums, place)
+        place += width
+
+
+@compiled
+def _multiply_eight(
+    values: Any,
+    begins: Any,
+    first: int,
+    apart: int,
+    shift: int,
+    count: int,
+    step: int,
+    kernel: Any,
+    right: int,
+    taps: int,
+    channels: int,
+    sums: Any,
+    place: int,
+    width: int,
+) -> None:
+    """The same: eight positions, and 32 outputs."""
+    zero = same16(np.float32(0))
+    a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
+    i, j, k, l, m, n, o, p = zero, zero, zero, zero, zero, zero, zero, zero  # noqa: E741
+    size = -(-channels // PAIRS) * PAIRS
+    beside = count * taps * size * LANES
+    for number in range(count):
+        for tap in range(taps):
+            at, begin = begins[first + number * apart] + shift + tap * size, right
+            for _ in range(0, channels, 2):
+                a = _add_product(a, values, at, kernel, begin)
+                b = _add_product(b, values, at + step, kernel, begin)
+                c = _add_product(c, values, at + 2 * step, kernel, begin)
+                d = _add_product(d, values, at + 3 * step, kernel, begin)
+                e = _add_product(e, values, at + 4 * step, kernel, begin)
+                f = _add_product(f, values, at + 5 * step, kernel, begin)
+                g = _add_product(g, values, at + 6 * step, kernel, begin)
+                h = _add_product(h, values, at + 7 * step, kernel, begin)
+                i = _add_product(i, values, at, kernel, begin + beside)
+                j = _add_product(j, values, at + step, kernel, begin + beside)
+                k = _add_product(k, values, at + 2 * step, kernel, begin + beside)
+                l = _add_product(l, values, at + 3 * step, kernel, begin + beside)  # noqa: E741
+                m = _add_product(m, values, at + 4 * step, kernel, begin + beside)
+                n = _add_product(n, values, at + 5 * step, kernel, begin + beside)
+                o = _add_product(o, values, at + 6 * step, kernel, begin + beside)
+                p = _add_product(p, values, at + 7 * step, kernel, begin + beside)
+                at += 2
+                begin += PAIRS
+            right += size * LANES
+    for low, high in ((a, i), (b, j), (c, k), (d, l), (e, m), (f, n), (g, o), (h, p)):
+        _put_sums(low, sums, place)
+        _put_sums(high, sums, place + LANES)
         place += width
 
 
@@ -400,7 +491,7 @@ def _next(wanted: Any, strip: int, side: int, x: int) -> int:
 def run(
     unit: Any,
     inputs: Any,
-    inputs_step: int,
+    channels: int,
     head: Any,
     kernels: Any,
     slopes: Any,
@@ -413,7 +504,7 @@ def run(
 ) -> None:
     """What ``sparse.strips.run`` does, of one picture.
 
-    inputs: [(4 * strips + 2) * (W + ROOM) * step] int16, with a border of one position, step: numbers of a position;
+    inputs: [(4 * strips + 2) * (W + ROOM) * step] int16, with a border of one position, whose channels are filled up;
     head, kernels [L - 1, N], weights: from ``in_blocks``; slopes: [L, width], of leaky ReLUs; bias, last: [1, P], what
     is added to the projection and the slope of what becomes of it; blocks: the mask; side: of its blocks, positions;
     out: [H * W * step] int16, filled where the mask is 1.
@@ -421,6 +512,7 @@ def run(
     height, columns = blocks.shape[0] * side, blocks.shape[1] * side
     layers, width, outputs = slopes.shape[0], slopes.shape[1], bias.shape[1]
     strips, held = -(-height // LINES), max(3, layers)
+    inputs_step = -(-channels // PAIRS) * PAIRS
     step, out_step = -(-width // PAIRS) * PAIRS, -(-outputs // PAIRS) * PAIRS
     pitch, inputs_pitch = (columns + ROOM) * step, (columns + ROOM) * inputs_step
     ring = held * LINES * pitch
@@ -448,11 +540,11 @@ def run(
             x = _next(wanted, strip, side, 0)
             while x < columns:
                 if layer == 0:
-                    shift, chunks = x * inputs_step, 3 * inputs_step // PAIRS
-                    multiply(unit, inputs, begins, 0, 1, shift, 3, inputs_step, head, chunks, sums, width)
+                    shift = x * inputs_step
+                    multiply(unit, inputs, begins, 0, 1, shift, 3, inputs_step, head, 3, channels, sums, width)
                 else:
-                    kernel, chunks = kernels[layer - 1], 3 * step // PAIRS
-                    multiply(unit, values, begins, 0, 1, x * step, 3, step, kernel, chunks, sums, width)
+                    kernel = kernels[layer - 1]
+                    multiply(unit, values, begins, 0, 1, x * step, 3, step, kernel, 3, width, sums, width)
                 for line in range(min(LINES, height - LINES * strip)):
                     y = LINES * strip + line
                     for index in range(min(LANES, columns - x)):
@@ -474,8 +566,8 @@ def run(
                 begins[layer * LINES + line] = made[line + 1]
         x = _next(wanted, strip, side, 0)
         while x < columns:
-            shift, chunks = (x + 1) * step, step // PAIRS
-            multiply(unit, values, begins, 0, LINES, shift, layers, step, weights, chunks, sums, outputs)
+            shift = (x + 1) * step
+            multiply(unit, values, begins, 0, LINES, shift, layers, step, weights, 1, width, sums, outputs)
             for line in range(min(LINES, height - LINES * strip)):
                 y = LINES * strip + line
                 for index in range(min(LANES, columns - x)):

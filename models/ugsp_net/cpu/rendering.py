@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net.cpu import products
-from ugsp_net.cpu.products import LANES, LINES, PAIRS, configure, multiply, release
+from ugsp_net.cpu.products import LANES, LINES, configure, multiply, release
 from ugsp_net.cpu.vectors import (
     allocating,
     as_array,
@@ -149,7 +149,7 @@ def _spread_line(
         for line in range(LINES):
             column = first + line * LANES
             begins[line] = (row * width + (column if column < width else first)) * step
-        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, step // PAIRS, out[first:], out.shape[1])
+        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[first:], out.shape[1])
     return count
 
 

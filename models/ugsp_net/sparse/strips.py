@@ -67,7 +67,7 @@ def run(
         if not blocks[picture].any():
             continue
         given = inputs.lines(mask[picture, 0], picture)
-        arrays = as_array(given.flatten()), given.shape[-1], as_array(head), *how, blocks[picture], side
+        arrays = as_array(given.flatten()), layers[0][0].in_channels, as_array(head), *how, blocks[picture], side
         products.run(unit, *arrays, as_array(out[picture].flatten()))
     return out
 
