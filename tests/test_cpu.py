@@ -17,7 +17,7 @@ from tests.nets import SMALL, small_net
 from tests.test_search import busy, texture
 from tests.test_sparse import make_level, random_masks
 from ugsp_cli import colour
-from ugsp_net import cpu, masks, paths, pooling, rendering, search
+from ugsp_net import cpu, masks, network, paths, pooling, rendering, search
 from ugsp_net.blocks import Activation, Conv, Convolutions, Level
 from ugsp_net.compiled import only_torch
 from ugsp_net.cpu import vectors
@@ -43,7 +43,7 @@ def assert_alike(made: tuple[Any, Any], within: float = 0.0) -> None:
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (100, 236), (16, 272)])
 def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """But where two places fit equally well: sums are taken in another order."""
-    of_size, sizes = search._search, 0
+    of_size, sizes = search._search_both, 0
 
     def compare(*arguments: Any) -> tuple[Tensor, Tensor]:
         nonlocal sizes
@@ -56,9 +56,30 @@ def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypat
         found: tuple[Tensor, Tensor] = in_torch
         return found
 
-    monkeypatch.setattr(search, "_search", compare)
+    monkeypatch.setattr(search, "_search_both", compare)
     assert search.inverse_search(*busy(height, width)).abs().max() > 1
     assert sizes == (1 if min(height, width) < 48 else 4 if height < 192 else 5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(192, 256), (100, 236), (4, 12)])
+def test_what_a_search_sees_is_the_same(height: int, width: int) -> None:
+    frames = torch.rand(2, 2, 3, height + 4, width + 8)[..., 4:, 8:]  # parts of larger pictures
+    made = both(lambda: search._looked_at(*frames))
+    assert_alike(made, 1e-4)  # of 255
+    image = made[0][0]
+    while min(image.shape[-2:]) > 1:
+        smaller = both(lambda image=image: (search._smaller(image),))
+        assert_alike(smaller, 1e-4)
+        image = smaller[0][0]
+
+
+def test_flow_from_size_to_size_is_the_same() -> None:
+    found = 9 * torch.randn(2, 6, 48, 80)[:, :4]
+    made = both(lambda: network._smaller_flows(found))
+    assert_alike(made, 1e-5)
+    small = made[0][0]
+    flow = small + torch.randn_like(small)
+    assert_alike(both(lambda: (network._enlarged(found, flow, small),)), 1e-5)
 
 
 def test_every_step_for_colours_is_the_same() -> None:

@@ -192,7 +192,7 @@ class LevelState:
         return _enlarged(begun, self.flow, self.found.flows[here]) if self.bent else begun
 
 
-@compiled_by("gpu.flows.smaller_flows")
+@compiled_by("cpu.flows.smaller_flows", "gpu.flows.smaller_flows")
 def _smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Flow [B, 4, H / 2, W / 2] at stride 2 at the strides 4, 8 and 16, in positions of each."""
     once = halve(flow) / 2
@@ -200,7 +200,7 @@ def _smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return once, twice, halve(twice) / 2
 
 
-@compiled_by("gpu.flows.enlarged")
+@compiled_by("cpu.flows.enlarged", "gpu.flows.enlarged")
 def _enlarged(begun: Tensor, flow: Tensor, found: Tensor) -> Tensor:
     """A level's flow, [B, 4, H, W]: what was found there, and what the levels above added to what was found at theirs,
     [B, 4, H / 2, W / 2] each."""

@@ -164,7 +164,7 @@ def luma(frame: Tensor) -> Tensor:
     return (red * frame[:, :1]).add_(frame[:, 1:2], alpha=green).add_(frame[:, 2:], alpha=blue)
 
 
-@compiled_by("gpu.pictures.looked_at")
+@compiled_by("cpu.search.looked_at", "gpu.pictures.looked_at")
 def _looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
     """What a search sees of the first frames and then of the second ones, [B, 3, H, W] each in [0, 1]: brightness at
     half the size, [2 B, 1, H / 2, W / 2], and a colour for each point, [2 B, 3, H / 4, W / 4], both of 0 to 255."""
@@ -172,20 +172,18 @@ def _looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([_brightness(frame) for frame in frames]), 255 * torch.cat([_of_points(frame) for frame in frames])
 
 
-@compiled_by("cpu.search.brightness")
 def _brightness(frame: Tensor) -> Tensor:
     """Of 0 to 255, at half the size: [B, 3, H, W] -> [B, 1, H / 2, W / 2]."""
     return 255 * halve(luma(frame))
 
 
-@compiled_by("gpu.pictures.smaller")
+@compiled_by("cpu.search.smaller", "gpu.pictures.smaller")
 def _smaller(image: Tensor) -> Tensor:
     """At half the size, rounded up: [B, 1, h, w] -> [B, 1, h / 2, w / 2]."""
     height, width = image.shape[-2:]
     return halve(F.pad(image, (0, width % 2, 0, height % 2), mode="replicate"))
 
 
-@compiled_by("cpu.search.of_points")
 def _of_points(frame: Tensor) -> Tensor:
     """A value for each point: the mean of the four pixels in its middle, [B, C, H, W] -> [B, C, H / 4, W / 4]."""
     rows = frame[..., 1::POINT, :] + frame[..., 2::POINT, :]
@@ -409,13 +407,12 @@ def _others(pictures: Tensor) -> Tensor:
     return torch.cat(pictures.chunk(2)[::-1])
 
 
-@compiled_by("gpu.search.search_size")
+@compiled_by("cpu.search.search_size", "gpu.search.search_size")
 def _search_both(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
     """What ``_search`` returns of pictures and their others."""
     return _search(pictures, _others(pictures), flow, coarser, level)
 
 
-@compiled_by("cpu.search.search_size")
 def _search(
     first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
 ) -> tuple[Tensor, Tensor]:

@@ -41,8 +41,8 @@ READ = 2 * LINES + 1
 
 
 def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[Tensor]:
-    """What the encoder makes of ``scale * frame + shift``, with leaky ReLUs and channels by sixteen. frame: [B, 3, H, W]
-    fp32, sides multiples of 16."""
+    """What the encoder makes of ``scale * frame + shift``, with leaky ReLUs and channels by sixteen. frame:
+    [B, 3, H, W] fp32, sides multiples of 16."""
     features: list[Tensor] = []
     (height, width), sources = frame.shape[-2:], list(plain(frame.flatten(2)))  # [3, H * W] each
     for level in encoder.levels:
@@ -128,10 +128,7 @@ def _level(
     """source: [3, H * W] fp32, of which scale and shift make what is convolved, or [H * W * C] bf16; out: [rows *
     columns * K]."""
     width, strips, leak = bias.shape[1], -(-rows // LINES), same16(slope)
-    if source.ndim == 2:
-        inputs = COLOURS
-    else:
-        inputs = source.size // (4 * rows * columns)
+    inputs = COLOURS if source.ndim == 2 else source.size // (4 * rows * columns)
     zero = np.int16(0)
     # Of what is read a border of one position, and room for what the last sixteen read beyond it.
     pitch, line = (columns + ROOM) * width, (2 * columns + 1 + 2 * ROOM) * inputs + PAIRS

@@ -50,8 +50,8 @@ def rows(inputs: SparseInputs, positions: Tensor) -> Tensor:
 
 
 def put_lines(inputs: SparseInputs, picture: int, places: Any, out: Tensor) -> None:
-    """``rows`` of places of a picture, in order, where they are in lines of it, [H + 2 or more, W + 2 or more, C] with a
-    border of one position, C at least that of the inputs: zeros follow."""
+    """``rows`` of places of a picture, in order, where they are in lines of it, [H + 2 or more, W + 2 or more, C] with
+    a border of one position, C at least that of the inputs: zeros follow."""
     _fill(inputs, picture, places, out.flatten(0, 1), out.shape[1])
 
 

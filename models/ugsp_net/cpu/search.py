@@ -11,10 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ugsp_net import search
-from ugsp_net.cpu.vectors import compiled, every_second, inlined, largest, load, load4, plain, same, same4, store, total
+from ugsp_net.cpu.vectors import (
+    compiled,
+    every_second,
+    inlined,
+    lane,
+    largest,
+    load,
+    load4,
+    plain,
+    same,
+    same4,
+    store,
+    total,
+    totals,
+)
 
 PATCH, CELL, SPACING, MARGIN = 8, 4, 2, 2
 """As in ``search``; compiled code knows no other file's constants."""
@@ -25,19 +38,17 @@ BORDER = 12
 """Positions around a frame in which its border is repeated."""
 
 
-def search_size(
-    first: Tensor, second: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int
-) -> tuple[Tensor, Tensor]:
-    """What ``search._search`` returns, of frames on the processor."""
-    batch, _, height, width = first.shape
+def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
+    """What ``search._search_both`` returns."""
+    batch, _, height, width = pictures.shape
     rows, columns = -(-height // CELL), -(-width // CELL)
-    pictures = [_with_borders(one) for one in (first, second)]
-    slopes = _slopes(first)
+    bordered = _with_borders(pictures)[:, 0]
+    slopes = _slopes(pictures)
     best = np.zeros((batch, rows, columns, 2), np.float32)
     if flow is not None:
         for begun, told in zip(best, plain(flow), strict=True):
             _from_smaller(told, begun)
-    every = zip(*pictures, *slopes, best, strict=True)
+    every = zip(bordered, _others(bordered), *slopes, best, strict=True)
     found = [_Patches(level, *one) for one in every]
     looking = [one for one in found if one.look]
     if looking:
@@ -49,7 +60,7 @@ def search_size(
                 if one.look:
                     one.try_smaller(tried)
         if level == 0:
-            ways = [one.flow.copy() for one in (*found[batch // 2 :], *found[: batch // 2])]
+            ways = [one.flow.copy() for one in _others(found)]
             for one, way in zip(found, ways, strict=True):
                 if one.look:
                     one.try_back(way)
@@ -59,35 +70,40 @@ def search_size(
                 if level == 1 and turn == len(distances) - 1:
                     one.look_far()
                 one.try_around(distance)
-    averaged = first.new_empty((batch, 2, -(-height // SPACING), -(-width // SPACING)))
+    averaged = pictures.new_empty((batch, 2, -(-height // SPACING), -(-width // SPACING)))
     for one, mean in zip(found, averaged.numpy(), strict=True):
         one.average(mean)
     return averaged, torch.from_numpy(best).permute(0, 3, 1, 2)
 
 
-def brightness(frame: Tensor) -> Tensor:
-    """What ``search._brightness`` returns."""
-    batch, _, height, width = frame.shape
-    out = frame.new_empty((batch, 1, height // 2, width // 2))
+def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``search._looked_at`` returns."""
+    batch, _, height, width = frame0.shape
+    image = frame0.new_empty((2 * batch, 1, height // 2, width // 2))
+    points = frame0.new_empty((2 * batch, 3, height // search.POINT, width // search.POINT))
     shares = [np.float32(255 / 4 * share) for share in search._LUMA]
-    for picture, made in zip(plain(frame), out.numpy(), strict=True):
-        _brightness(picture, *shares, made[0])
-    return out
+    for index, frame in enumerate((*frame0, *frame1)):
+        if frame.stride(2) != 1:
+            frame = frame.contiguous()
+        plane, row = frame.stride(0), frame.stride(1)
+        length = 2 * plane + (height - 1) * row + width
+        flat = frame.as_strided((length,), (1,)).numpy()
+        _look_at(flat, plane, row, *shares, search.POINT, image[index, 0].numpy(), points[index].numpy())
+    return image, points
 
 
-def of_points(frame: Tensor) -> Tensor:
-    """What ``search._of_points`` returns."""
-    batch, channels, height, width = frame.shape
-    out = frame.new_empty((batch, channels, height // search.POINT, width // search.POINT))
-    for picture, made in zip(plain(frame), out.numpy(), strict=True):
-        _of_points(picture, search.POINT, made)
+def smaller(image: Tensor) -> Tensor:
+    """What ``search._smaller`` returns."""
+    batch, _, height, width = image.shape
+    out = image.new_empty((batch, 1, -(-height // 2), -(-width // 2)))
+    _halve(plain(image[:, 0]), out[:, 0].numpy())
     return out
 
 
 def miscoloured(pictures: Tensor, others: Tensor, grid: tuple[int, int], flow: Tensor) -> tuple[Tensor, Tensor]:
     """What ``search._miscoloured`` returns."""
     rows = search.COLOUR_SAMPLED
-    padded = [F.pad(one, (BORDER,) * 4, mode="replicate").numpy() for one in (pictures, others)]
+    padded = [_with_borders(one) for one in (pictures, others)]
     out = flow.new_empty((2, len(flow), *grid))
     shares = [np.float32(one) for one in search._LUMA]
     for first, second, moved, made in zip(
@@ -103,7 +119,7 @@ def look_for_colours(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What ``search._look_for_colours`` returns."""
     rows = search.COLOUR_SAMPLED
-    padded = [F.pad(one, (BORDER,) * 4, mode="replicate").numpy() for one in (pictures, others)]
+    padded = [_with_borders(one) for one in (pictures, others)]
     found, costs = flow.clone(), flow.new_empty((2, *chosen.shape))
     reaches = np.array([reach for reach, _ in search.COLOUR_STEPS])
     steps = np.array([step for _, step in search.COLOUR_STEPS], np.float32)
@@ -121,12 +137,19 @@ def _share(every: int) -> Any:
     return np.float32(1 / len(search._one_in(every)))
 
 
+def _others(of_pictures: Any) -> Any:
+    """The second half before the first one: the frames in which each is looked for, or what is of them."""
+    half = len(of_pictures) // 2
+    return [*of_pictures[half:], *of_pictures[:half]]
+
+
 def _with_borders(frames: Tensor) -> Any:
-    """Frames [B, 1, h, w] with what is at their borders repeated outside, [B, h + 2 BORDER, w + 2 BORDER]."""
-    batch, _, height, width = frames.shape
-    out = np.empty((batch, height + 2 * BORDER, width + 2 * BORDER), np.float32)
-    for frame, made in zip(plain(frames[:, 0]), out, strict=True):
-        _surround(frame, made)
+    """Frames [B, C, h, w] with what is at their borders repeated outside, [B, C, h + 2 BORDER, w + 2 BORDER]."""
+    batch, channels, height, width = frames.shape
+    out = np.empty((batch, channels, height + 2 * BORDER, width + 2 * BORDER), np.float32)
+    for picture, made in zip(plain(frames), out, strict=True):
+        for plane, into in zip(picture, made, strict=True):
+            _surround(plane, into)
     return out
 
 
@@ -155,7 +178,7 @@ class _Patches:
         self.look: bool = _begin(*self._frames, np.float32(fits), begun, self._cost, self._looks)
         if self.look:
             damping = search.DAMPING * self._samples / PATCH**2
-            inverse = np.empty((*begun.shape[:2], 5), np.float32)
+            inverse = np.empty((*begun.shape[:2], 7), np.float32)  # the last two for a step
             _invert(across, down, *self._frames[2:], np.float32(damping), self._looks, inverse)
             self._slopes = across, down, inverse
 
@@ -217,14 +240,36 @@ def _shares(top: int, left: int, across: float, down: float, second: Any) -> Any
 
 
 @inlined
-def _cost(first: Any, second: Any, every: int, share: float, top: int, left: int, across: float, down: float) -> Any:
-    """Squared difference less that of the means where the patch at (top, left) moves by a flow. share: 1 / samples."""
-    row, column, shares = _shares(top, left, across, down, second)
+def _sums(first: Any, second: Any, every: int, top: int, left: int, across: float, down: float) -> Any:
+    """What differs where the patch at (top, left) moves by a flow, summed, and squared and summed, in eight lanes
+    each."""
+    place = _shares(top, left, across, down, second)
+    # To count the lines at run time takes a division, half as long as what is done to them.
+    if every == 3:
+        return _sums_of(first, second, 1, 3, top, left, *place)
+    if every == 2:
+        return _sums_of(first, second, 1, 2, top, left, *place)
+    return _sums_of(first, second, every // 2, every, top, left, *place)
+
+
+@inlined
+def _sums_of(
+    first: Any, second: Any, line: int, every: int, top: int, left: int, row: int, column: int, shares: Any
+) -> Any:
+    """Of one in so many lines, from one on."""
     summed = squares = same(np.float32(0))
-    for line in range(every // 2, PATCH, every):
+    while line < PATCH:
         found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
         summed += found
         squares += found * found
+        line += every
+    return summed, squares
+
+
+@inlined
+def _cost(first: Any, second: Any, every: int, share: float, top: int, left: int, across: float, down: float) -> Any:
+    """Squared difference less that of the means where the patch at (top, left) moves by a flow. share: 1 / samples."""
+    summed, squares = _sums(first, second, every, top, left, across, down)
     mean = total(summed)
     return max(total(squares) - mean * mean * share, np.float32(0))
 
@@ -237,17 +282,42 @@ def _step(
     ``_invert``."""
     top, left = CELL * i - MARGIN, CELL * j - MARGIN
     across, down = flow[i, j, 0], flow[i, j, 1]
-    row, column, shares = _shares(top, left, across, down, second)
-    summed = sum_x = sum_y = same(np.float32(0))
-    for line in range(every // 2, PATCH, every):
-        found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
-        summed += found
-        sum_x += found * load(slope_x, top + BORDER + line, left + BORDER)
-        sum_y += found * load(slope_y, top + BORDER + line, left + BORDER)
+    place = _shares(top, left, across, down, second)
+    if every == 3:
+        summed, sum_x, sum_y = _slope_sums(first, second, slope_x, slope_y, 1, 3, top, left, *place)
+    elif every == 2:
+        summed, sum_x, sum_y = _slope_sums(first, second, slope_x, slope_y, 1, 2, top, left, *place)
+    else:
+        summed, sum_x, sum_y = _slope_sums(first, second, slope_x, slope_y, every // 2, every, top, left, *place)
     differs = total(summed)
     x, y = total(sum_x) - inverse[i, j, 3] * differs, total(sum_y) - inverse[i, j, 4] * differs
     across -= inverse[i, j, 0] * x + inverse[i, j, 1] * y
     return across, down - (inverse[i, j, 1] * x + inverse[i, j, 2] * y)
+
+
+@inlined
+def _slope_sums(
+    first: Any,
+    second: Any,
+    slope_x: Any,
+    slope_y: Any,
+    line: int,
+    every: int,
+    top: int,
+    left: int,
+    row: int,
+    column: int,
+    shares: Any,
+) -> Any:
+    """What differs, and its products with the slopes, summed over one in so many lines, from one on."""
+    summed = sum_x = sum_y = same(np.float32(0))
+    while line < PATCH:
+        found = _read(second, row + line, column, *shares) - load(first, top + BORDER + line, left + BORDER)
+        summed += found
+        sum_x += found * load(slope_x, top + BORDER + line, left + BORDER)
+        sum_y += found * load(slope_y, top + BORDER + line, left + BORDER)
+        line += every
+    return summed, sum_x, sum_y
 
 
 @compiled
@@ -305,13 +375,15 @@ def _invert(slope_x: Any, slope_y: Any, every: int, share: float, damping: float
                 continue
             row, column = CELL * i - MARGIN + BORDER, CELL * j - MARGIN + BORDER
             sum_x = sum_y = sum_xx = sum_xy = sum_yy = same(np.float32(0))
-            for line in range(every // 2, PATCH, every):
+            line = every // 2
+            while line < PATCH:
                 x, y = load(slope_x, row + line, column), load(slope_y, row + line, column)
                 sum_x += x
                 sum_y += y
                 sum_xx += x * x
                 sum_xy += x * y
                 sum_yy += y * y
+                line += every
             mean_x, mean_y = total(sum_x) * share, total(sum_y) * share
             xx = total(sum_xx) - total(sum_x) * mean_x + damping
             yy = total(sum_yy) - total(sum_y) * mean_y + damping
@@ -327,8 +399,34 @@ def _try(
 ) -> None:
     """Take this flow for the patch in row i and column j where it fits better."""
     tried = _cost(first, second, every, share, CELL * i - MARGIN, CELL * j - MARGIN, across, down)
-    if tried < cost[i, j]:
-        cost[i, j], flow[i, j, 0], flow[i, j, 1] = tried, across, down
+    # Written in either case: a processor cannot foresee which fit, and would throw away what it did meanwhile.
+    better = tried < cost[i, j]
+    cost[i, j] = tried if better else cost[i, j]
+    flow[i, j, 0] = across if better else flow[i, j, 0]
+    flow[i, j, 1] = down if better else flow[i, j, 1]
+
+
+@inlined
+def _try_four(
+    first: Any, second: Any, every: int, share: float, i: int, j: int, across: Any, down: Any, flow: Any, cost: Any
+) -> None:
+    """Take the best of four flows for the patch in row i and column j where it fits better. Nothing waits for what one
+    of them costs to try the next: a processor cannot foresee which fit."""
+    top, left = CELL * i - MARGIN, CELL * j - MARGIN
+    a, b = _sums(first, second, every, top, left, across[0], down[0])
+    c, d = _sums(first, second, every, top, left, across[1], down[1])
+    e, f = _sums(first, second, every, top, left, across[2], down[2])
+    g, h = _sums(first, second, every, top, left, across[3], down[3])
+    summed = totals((a, b, c, d, e, f, g, h))
+    least, best_x, best_y = cost[i, j], flow[i, j, 0], flow[i, j, 1]
+    for index in range(4):
+        mean = lane(summed, 2 * index)
+        tried = max(lane(summed, 2 * index + 1) - mean * mean * share, np.float32(0))
+        better = tried < least
+        least = tried if better else least
+        best_x = across[index] if better else best_x
+        best_y = down[index] if better else best_y
+    cost[i, j], flow[i, j, 0], flow[i, j, 1] = least, best_x, best_y
 
 
 @compiled
@@ -399,16 +497,27 @@ def _try_around(
     for i in range(rows):
         for j in range(columns):
             if looks[i, j]:
-                for row, column in (
-                    (max(i - side, 0), j),
-                    (min(i + side, rows - 1), j),
-                    (i, max(j - side, 0)),
-                    (i, min(j + side, columns - 1)),
-                ):
-                    across, down = before[row, column, 0], before[row, column, 1]
-                    _try(first, second, every, share, i, j, across, down, flow, cost)
-                across, down = _step(first, second, every, slope_x, slope_y, inverse, i, j, flow)
-                _try(first, second, every, share, i, j, across, down, flow, cost)
+                above, below = max(i - side, 0), min(i + side, rows - 1)
+                left, right = max(j - side, 0), min(j + side, columns - 1)
+                _try_four(
+                    first,
+                    second,
+                    every,
+                    share,
+                    i,
+                    j,
+                    (before[above, j, 0], before[below, j, 0], before[i, left, 0], before[i, right, 0]),
+                    (before[above, j, 1], before[below, j, 1], before[i, left, 1], before[i, right, 1]),
+                    flow,
+                    cost,
+                )
+        # Each by itself, since what one patch waits for the next one does not: a quarter of the time less.
+        for j in range(columns):
+            if looks[i, j]:
+                inverse[i, j, 5], inverse[i, j, 6] = _step(first, second, every, slope_x, slope_y, inverse, i, j, flow)
+        for j in range(columns):
+            if looks[i, j]:
+                _try(first, second, every, share, i, j, inverse[i, j, 5], inverse[i, j, 6], flow, cost)
 
 
 @compiled
@@ -487,27 +596,44 @@ def _divide(summed: Any, mean: Any) -> None:
 
 
 @compiled
-def _brightness(frame: Any, red: float, green: float, blue: float, out: Any) -> None:
-    """frame: [3, H, W]; out: [H / 2, W / 2]."""
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            value = np.float32(0)
-            for channel, share in enumerate((red, green, blue)):
-                upper = frame[channel, 2 * y, 2 * x] + frame[channel, 2 * y, 2 * x + 1]
-                value += share * (upper + frame[channel, 2 * y + 1, 2 * x] + frame[channel, 2 * y + 1, 2 * x + 1])
-            out[y, x] = value
+def _look_at(
+    frame: Any, plane: int, row: int, red: float, green: float, blue: float, side: int, image: Any, points: Any
+) -> None:
+    """frame: planes and rows begin so many numbers apart; image: [H / 2, W / 2]; points: [3, H / side, W / side]."""
+    height, width = image.shape
+    for i in range(height):
+        into = image[i]
+        for j in range(width):
+            into[j] = np.float32(0)
+        for channel, share in enumerate((red, green, blue)):
+            begin = channel * plane + 2 * i * row
+            upper, lower = frame[begin : begin + 2 * width], frame[begin + row : begin + row + 2 * width]
+            for j in range(width):
+                into[j] += share * (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1])
+    quarter = np.float32(255 / 4)
+    inner = side // 2 - 1
+    for channel in range(points.shape[0]):
+        for i in range(points.shape[1]):
+            begin = channel * plane + (side * i + inner) * row
+            upper, lower = frame[begin : begin + 2 * width], frame[begin + row : begin + row + 2 * width]
+            into = points[channel, i]
+            for j in range(len(into)):
+                x = side * j + inner
+                into[j] = quarter * (upper[x] + upper[x + 1] + lower[x] + lower[x + 1])
 
 
 @compiled
-def _of_points(frame: Any, side: int, out: Any) -> None:
-    """frame: [C, H, W]; out: [C, H / side, W / side]."""
-    inner = side // 2
-    for channel in range(out.shape[0]):
+def _halve(images: Any, out: Any) -> None:
+    """images: [B, h, w]; out: [B, h / 2, w / 2], rounded up: the border is repeated."""
+    share = np.float32(0.25)
+    height, width = images.shape[1:]
+    for index in range(out.shape[0]):
         for i in range(out.shape[1]):
-            for j in range(out.shape[2]):
-                y, x = side * i + inner, side * j + inner
-                upper = frame[channel, y - 1, x - 1] + frame[channel, y - 1, x]
-                out[channel, i, j] = (upper + frame[channel, y, x - 1] + frame[channel, y, x]) * np.float32(0.25)
+            upper, lower, into = images[index, 2 * i], images[index, min(2 * i + 1, height - 1)], out[index, i]
+            for j in range(width // 2):
+                into[j] = share * (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1])
+            if width % 2:
+                into[width // 2] = share * (upper[width - 1] + upper[width - 1] + lower[width - 1] + lower[width - 1])
 
 
 @inlined
@@ -528,7 +654,8 @@ def _miscoloured(
             top, left = CELL * i - MARGIN, CELL * j - MARGIN
             row, column, weights = _shares(top, left, flow[i, j, 0], flow[i, j, 1], second[0])
             coloured = dark = same(np.float32(0))
-            for line in range(every // 2, PATCH, every):
+            line = every // 2
+            while line < PATCH:
                 place = top + BORDER + line, left + BORDER
                 r = _read(second[0], row + line, column, *weights) - load(first[0], *place)
                 g = _read(second[1], row + line, column, *weights) - load(first[1], *place)
@@ -537,6 +664,7 @@ def _miscoloured(
                 r, g, b = r - bright, g - bright, b - bright
                 coloured += r * r + g * g + b * b
                 dark += bright * bright
+                line += every
             out[0, i, j], out[1, i, j] = total(coloured) * share / np.float32(3), total(dark) * share
 
 
@@ -548,11 +676,13 @@ def _cost_in_colour(
     row, column, shares = _shares(top, left, across, down, second[0])
     summed = squares = same(np.float32(0))
     for colour in range(3):
-        for line in range(every // 2, PATCH, every):
+        line = every // 2
+        while line < PATCH:
             found = _read(second[colour], row + line, column, *shares)
             found -= load(first[colour], top + BORDER + line, left + BORDER)
             summed += found
             squares += found * found
+            line += every
     mean = total(summed)
     return max(total(squares) - mean * mean * share, np.float32(0))
 

@@ -290,6 +290,39 @@ def total(_context: Any, vector: Any) -> Any:
     return types.float32(vector), generate
 
 
+@intrinsic
+def totals(_context: Any, _vectors: Any) -> Any:
+    """The sums of the lanes of eight vectors, in as many lanes: a third of the instructions of eight ``total``."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vectors = cgutils.unpack_tuple(builder, arguments[0], 8)
+
+        def added(one: Any, other: Any, lanes: list[int], more: list[int]) -> Any:
+            kind = ir.VectorType(ir.IntType(32), 8)
+            halves = (builder.shuffle_vector(one, other, ir.Constant(kind, some)) for some in (lanes, more))
+            return builder.fadd(*halves, flags=_FAST)
+
+        for lanes, more in (
+            ([0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]),
+            ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+            ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+        ):
+            vectors = [added(*pair, lanes, more) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        return vectors[0]
+
+    return _EIGHT(types.UniTuple(_EIGHT, 8)), generate
+
+
+@intrinsic
+def lane(_context: Any, vector: Any, _index: Any) -> Any:
+    """One of the numbers of a vector."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(*arguments)
+
+    return types.float32(vector, types.intp), generate
+
+
 @inlined
 def exp(x: float) -> Any:
     """e to the power of x, -87 to 87, within 2e-7 of it: Numba's own is a call for each number."""

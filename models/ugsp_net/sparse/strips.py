@@ -1,7 +1,7 @@
-"""Active blocks only, on processors that multiply bf16: strips of positions from the level's inputs to what it puts out.
+"""Active blocks only, on processors that multiply bf16: strips of positions, from the level's inputs to its output.
 
-What lies between two layers lies as it does in the picture, so a product reads it there: nothing is numbered, gathered or
-scattered, and positions that are not active are left out in cells of four lines by sixteen positions. See
+What lies between two layers lies as it does in the picture, so a product reads it there: nothing is numbered, gathered
+or scattered, and positions that are not active are left out in cells of four lines by sixteen positions. See
 ``cpu.products``.
 """
 
@@ -36,8 +36,8 @@ def run(
     width: int,
     activation: Activation | None,
 ) -> Tensor:
-    """What a level's projection puts out where the mask is 1: [B, H * W, P] bf16, with zeros from the level's outputs up
-    to P. Elsewhere its bias; or, with an activation, which is applied to all of it, nothing in particular.
+    """What a level's projection puts out where the mask is 1: [B, H * W, P] bf16, with zeros from the level's outputs
+    up to P. Elsewhere its bias; or, with an activation, which is applied to all of it, nothing in particular.
 
     mask: [B, 1, rows, columns] over height x width positions.
     """

@@ -1,0 +1,64 @@
+"""Flow from size to size, for processors: every map is read and written once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ugsp_net.cpu.vectors import compiled, plain
+
+
+def smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``network._smaller_flows`` returns."""
+    made = []
+    for _ in range(3):
+        batch, planes, height, width = flow.shape
+        small = flow.new_empty(batch, planes, height // 2, width // 2)
+        _halve(plain(flow.flatten(0, 1)), np.float32(1 / 8), small.flatten(0, 1).numpy())
+        made.append(small)
+        flow = small
+    return made[0], made[1], made[2]
+
+
+def enlarged(begun: Tensor, flow: Tensor, found: Tensor) -> Tensor:
+    """What ``network._enlarged`` returns."""
+    out = begun.new_empty(begun.shape)
+    some = (plain(one.flatten(0, 1)) for one in (begun, flow, found))
+    _enlarge(*some, out.flatten(0, 1).numpy())
+    return out
+
+
+@compiled
+def _halve(flow: Any, share: float, out: Any) -> None:
+    """Sums over 2x2 positions, times a share. flow: [N, H, W]; out: [N, H / 2, W / 2]."""
+    for plane in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            upper, lower, into = flow[plane, 2 * i], flow[plane, 2 * i + 1], out[plane, i]
+            for j in range(len(into)):
+                into[j] = share * (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1])
+
+
+@compiled
+def _enlarge(begun: Any, flow: Any, found: Any, out: Any) -> None:
+    """begun, out: [N, H, W]; flow, found: [N, H / 2, W / 2]."""
+    # Twice the difference, of which each position takes three quarters down and three quarters across.
+    near, far = np.float32(1.5), np.float32(0.5)
+    most, quarter = np.float32(0.75), np.float32(0.25)
+    rows, columns = flow.shape[1:]
+    for plane in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            i = y // 2
+            beside = min(i + 1, rows - 1) if y % 2 else max(i - 1, 0)
+            here, other = flow[plane, i], flow[plane, beside]
+            less, other_less = found[plane, i], found[plane, beside]
+            first, into = begun[plane, y], out[plane, y]
+            before = now = near * (here[0] - less[0]) + far * (other[0] - other_less[0])
+            for j in range(columns):
+                after = now
+                if j + 1 < columns:
+                    after = near * (here[j + 1] - less[j + 1]) + far * (other[j + 1] - other_less[j + 1])
+                into[2 * j] = first[2 * j] + most * now + quarter * before
+                into[2 * j + 1] = first[2 * j + 1] + most * now + quarter * after
+                before, now = now, after
