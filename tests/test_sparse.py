@@ -15,16 +15,18 @@ from ugsp_net import cpu
 from ugsp_net.blocks import Activation, Conv, Level
 from ugsp_net.compiled import only_torch
 from ugsp_net.masks import fixed_gate, hard_gate
-from ugsp_net.sparse import performed_share, run_level, tiles, winograd
+from ugsp_net.sparse import performed_share, run_level, strips, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs
 
 
-@pytest.fixture(params=["one by one", "winograd"])
+@pytest.fixture(params=["one by one", "winograd", "strips"])
 def always_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles at every density, so that the dense way does not stand in for them, made in either way on every machine."""
+    """Tiles at every density, so that the dense way does not stand in for them, made in each way on every machine that
+    can."""
     monkeypatch.setattr(tiles, "PAYS_BELOW", 9.0)
-    wanted = request.param == "winograd"
-    monkeypatch.setattr(winograd, "pays", lambda dtype, device: wanted and dtype == torch.float32)
+    wanted, of_strips = request.param, strips.pays
+    monkeypatch.setattr(winograd, "pays", lambda dtype, device: wanted == "winograd" and dtype == torch.float32)
+    monkeypatch.setattr(strips, "pays", lambda *how: wanted == "strips" and of_strips(*how))
 
 
 def convolved(weight: Tensor, tiles: Tensor, activation: Activation) -> Tensor:
