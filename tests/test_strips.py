@@ -177,8 +177,7 @@ def test_frames_are_the_references(motion: bool, config: NetConfig) -> None:
             if gate is not None:
                 gate = fixed_gate(masks)
             first, second = (net.encode(frame) for frame in frames[:2].split(1))
-            frame = net.make(frames[:1], frames[1:2], [first], [second], found, t, gate, backend, None, motion).frame
-            return frame
+            return net.make(frames[:1], frames[1:2], [first], [second], found, t, gate, backend, None, motion).frame
 
         expected = make("reference")
         net.bfloat16()
@@ -187,6 +186,16 @@ def test_frames_are_the_references(motion: bool, config: NetConfig) -> None:
         finally:
             net.float()
         assert (made - expected).abs().max() < 0.02
+
+
+def test_the_matrix_unit_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of ``units``
+    find: Any = products.unit.__wrapped__
+    known = find()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert find() is None
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX")
+    assert (find() is None) == (known is None)
 
 
 def test_backends_know_when_strips_are_made() -> None:
