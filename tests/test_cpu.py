@@ -80,6 +80,10 @@ def test_flow_from_size_to_size_is_the_same() -> None:
     small = made[0][0]
     flow = small + torch.randn_like(small)
     assert_alike(both(lambda: (network._enlarged(found, flow, small),)), 1e-5)
+    for dtype in (torch.float32, torch.bfloat16):
+        added = torch.randn(2, 24, 40, 24).to(dtype).permute(0, 3, 1, 2)[:, :4]
+        for pace in (torch.rand(2, 4, 1, 1), torch.rand(1, 4, 1, 1)):
+            assert_alike(both(partial(lambda *how: (network._bent(*how),), flow, added, pace)), 1e-5)
 
 
 def test_every_step_for_colours_is_the_same() -> None:

@@ -75,11 +75,10 @@ def _versions() -> Iterator[Check]:
 def _processor() -> Iterator[Check]:
     import torch
 
-    features = [torch.backends.cpu.get_cpu_capability()]
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        features.append("bf16")
+    from ugsp_net.precision import instructions
+
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for the network"
-    yield Check("processor", "ok", f"{platform.machine()}, {threads}, {' '.join(features)}")
+    yield Check("processor", "ok", f"{platform.machine()}, {threads}, {instructions()}")
 
 
 def _cards() -> Iterator[Check]:

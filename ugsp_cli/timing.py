@@ -28,6 +28,7 @@ from ugsp_net.gpu import graphs
 from ugsp_net.masks import fixed_gate
 from ugsp_net.network import UGSP
 from ugsp_net.paths import carry, trace
+from ugsp_net.precision import instructions
 from ugsp_net.sparse import performed_share
 from ugsp_net.warp import blend_enlarged
 
@@ -300,8 +301,8 @@ def print_timings(console: Console, engine: Interpolator, timings: Sequence[Timi
     """A table for each size."""
     machine = _machine(engine)
     console.print(
-        f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}, {machine['precision']}, "
-        f"backend {machine['backend']}"
+        f"{machine['name']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"{machine['precision']}, backend {machine['backend']}"
     )
     for timing in timings:
         seen = "" if timing.flow_scale == 1 else f", flow scale {timing.flow_scale:g}"
@@ -336,6 +337,7 @@ def _machine(engine: Interpolator) -> dict[str, Any]:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     return {
         "name": name,
+        "instructions": instructions(),
         "device": engine.device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -207,7 +207,7 @@ def _enlarged(begun: Tensor, flow: Tensor, found: Tensor) -> Tensor:
     return begun + 2 * upsample(flow - found)
 
 
-@compiled_by("gpu.flows.bent")
+@compiled_by("cpu.flows.bent", "gpu.flows.bent")
 def _bent(flow: Tensor, added: Tensor, pace: Tensor) -> Tensor:
     """Flow [B, 4, H, W] fp32 and what a level adds, of any float type, at the pace [B or 1, 4, 1, 1]."""
     return flow + added.float() * pace

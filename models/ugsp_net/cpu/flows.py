@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled, plain
+from ugsp_net.cpu.vectors import as_array, compiled, lane, load4, plain
 
 
 def smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,6 +29,29 @@ def enlarged(begun: Tensor, flow: Tensor, found: Tensor) -> Tensor:
     some = (plain(one.flatten(0, 1)) for one in (begun, flow, found))
     _enlarge(*some, out.flatten(0, 1).numpy())
     return out
+
+
+def bent(flow: Tensor, added: Tensor, pace: Tensor) -> Tensor:
+    """What ``network._bent`` returns."""
+    if added.stride(1) != 1 or added.dtype not in (torch.float32, torch.bfloat16):
+        return flow + added.float() * pace
+    out, (height, width) = flow.new_empty(flow.shape), flow.shape[-2:]
+    for index, share in enumerate(plain(pace.expand(len(flow), -1, -1, -1)[:, :, 0, 0])):
+        down, across = added.stride(2), added.stride(3)
+        length = (height - 1) * down + (width - 1) * across + 4
+        line = as_array(added[index].as_strided((1, length), (length, 1)))
+        _bend(plain(flow[index]), line, down, across, share, out[index].numpy())
+    return out
+
+
+@compiled
+def _bend(flow: Any, added: Any, down: int, across: int, pace: Any, out: Any) -> None:
+    """flow, out: [4, H, W]; added: [1, N], four numbers of each position; pace: [4]."""
+    for y in range(out.shape[1]):
+        for x in range(out.shape[2]):
+            four = load4(added, 0, y * down + x * across)
+            for plane in range(4):
+                out[plane, y, x] = flow[plane, y, x] + pace[plane] * lane(four, plane)
 
 
 @compiled

@@ -9,9 +9,6 @@ multiplied, one position after the other, so nothing is gathered.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -25,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_net.cpu.vectors import allocating, compiled, inlined, largest, load16, same16
+from ugsp_net.precision import has_matrix_unit
 
 LANES = 16
 """Numbers in a vector; positions beside each other, and outputs, that are made at once."""
@@ -41,16 +39,8 @@ far apart would meet in the same few places of the cache."""
 
 @cache
 def unit() -> Any:
-    """How the matrix unit's registers are laid out, as it is told, [64] bytes; None where there is none, or oneDNN is
-    told not to use it. Linux lets a process use it that asks for it, once."""
-    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    if check is None or not check() or platform.system() != "Linux":
-        return None
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    if "AMX" not in most and most not in ("ALL", "DEFAULT"):
-        return None
-    ask, permission, tile_data = 158, 0x1023, 18  # arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    if ctypes.CDLL(None, use_errno=True).syscall(ask, permission, tile_data) != 0:
+    """How the matrix unit's registers are laid out, as it is told, [64] bytes; None where there is none."""
+    if not has_matrix_unit():
         return None
     layout = np.zeros(64, np.uint8)
     layout[0] = 1
