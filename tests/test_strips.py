@@ -22,17 +22,17 @@ from ugsp_net.precision import has_fast_bf16
 from ugsp_net.sparse import run_level, strips, tiles
 from ugsp_net.sparse.inputs import DenseInputs, SparseInputs
 
-pytestmark = pytest.mark.skipif(
-    not has_fast_bf16() or not cpu.available(), reason="this processor does not multiply bf16 itself, or has no Numba"
-)
+compiled = pytest.mark.skipif(not cpu.available(), reason="Numba does not know this Python yet")
 
-if has_fast_bf16() and cpu.available():
+if cpu.available():
     from ugsp_net.cpu import encoder_bf16, products
 
 
-@pytest.fixture(params=["matrix unit", "vectors"], autouse=True)
+@pytest.fixture(params=["matrix unit", "vectors"])
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either, where there are both."""
+    if not has_fast_bf16():
+        pytest.skip("this processor does not know the instructions that multiply bf16, and would stop at them")
     if request.param == "vectors":
         for module in (products, encoder_bf16):
             monkeypatch.setattr(module, "unit", lambda: None)
@@ -63,6 +63,8 @@ def by_convolutions(level: Level, x: Tensor, mask: Tensor, activation: Activatio
     return summed if activation is None else activation(summed)
 
 
+@pytest.mark.usefixtures("units")
+@compiled
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["one", "ragged", "border", "all"])
 @pytest.mark.parametrize("side", [1, 2, 4, 8])
@@ -93,6 +95,8 @@ def test_strips_are_convolutions(kind: str, side: int, width: int, depth: int, o
             assert torch.equal(made[:, :outputs][~there], outside[~there])
 
 
+@pytest.mark.usefixtures("units")
+@compiled
 @torch.inference_mode()
 def test_wide_levels_are_the_same_in_every_cell() -> None:
     """Rings of lines go round many times, and cells begin wherever something is active."""
@@ -107,6 +111,8 @@ def test_wide_levels_are_the_same_in_every_cell() -> None:
         assert (made - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
+@pytest.mark.usefixtures("units")
+@compiled
 @torch.inference_mode()
 def test_what_is_no_number_elsewhere_does_not_matter() -> None:
     """Positions are multiplied in cells: what lies in those that are not active must not reach the others."""
@@ -121,6 +127,7 @@ def test_what_is_no_number_elsewhere_does_not_matter() -> None:
     assert torch.equal(tiles.run_tiles(level, DenseInputs(x.bfloat16()), mask, 32, 48), expected)
 
 
+@compiled
 @torch.inference_mode()
 @pytest.mark.parametrize("channels", [8, 12])  # compiled code reads maps by eight
 @pytest.mark.parametrize("timed", [False, True])
@@ -145,6 +152,8 @@ def test_lines_hold_what_is_read(channels: int, timed: bool) -> None:
         assert not torch.cat((lines[0, :42], lines[25, :42], lines[:26, 0], lines[:26, 41])).any()
 
 
+@pytest.mark.usefixtures("units")
+@compiled
 @torch.inference_mode()
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (48, 80), (208, 336)])
 @pytest.mark.parametrize("channels", [(16, 32, 32, 32), (32, 16, 48, 64)])
@@ -160,6 +169,8 @@ def test_the_encoder_is_convolutions(height: int, width: int, channels: tuple[in
         assert (feature.float() - x).abs().max() <= 0.02 * x.abs().max()
 
 
+@pytest.mark.usefixtures("units")
+@compiled
 @torch.inference_mode()
 @pytest.mark.parametrize("motion", [True, False])
 @pytest.mark.parametrize("config", [NetConfig(), replace(SMALL, matching_radius=(0, 2, 0, 0), widths=(16, 24, 16, 16))])
@@ -197,6 +208,8 @@ def test_the_matrix_unit_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert find() == known
 
 
+@pytest.mark.usefixtures("units")
+@compiled
 def test_backends_know_when_strips_are_made() -> None:
     level = Level(SMALL, 10, 16, 2, 7, pruned=True).requires_grad_(False)
     mask = random_masks("ragged", 1, 4, 6)

@@ -225,46 +225,18 @@ def multiply(
     """
     right, block, chunks = 0, LANES * width, taps * (-(-channels // PAIRS))
     if unit is None:
+        half = LANES // 2
         for line in range(LINES):
-            for column in range(0, width - LANES, 2 * LANES):
-                right = column * count * chunks * PAIRS
-                for half in range(2):
-                    at, place = shift + half * LANES // 2 * step, (line * LANES + half * LANES // 2) * width + column
-                    _multiply_eight(
-                        values,
-                        begins,
-                        first + line,
-                        apart,
-                        at,
-                        count,
-                        step,
-                        kernel,
-                        right,
-                        taps,
-                        channels,
-                        sums,
-                        place,
-                        width,
-                    )
-            if width % (2 * LANES):
-                column = width - LANES
-                right, place = column * count * chunks * PAIRS, line * block + column
-                _multiply_sixteen(
-                    values,
-                    begins,
-                    first + line,
-                    apart,
-                    shift,
-                    count,
-                    step,
-                    kernel,
-                    right,
-                    taps,
-                    channels,
-                    sums,
-                    place,
-                    width,
-                )
+            for column in range(0, width, 2 * LANES):
+                right, place, tap = column * count * chunks * PAIRS, line * block + column, first + line
+                how = apart, count, step, kernel, right, taps, channels, sums
+                if column + LANES < width:  # eight positions at a time, which share what is read of the kernel
+                    more = count * chunks * BLOCK
+                    _multiply_line(values, begins, tap, shift, *how, place, width, 0, more, LANES)
+                    place += half * width
+                    _multiply_line(values, begins, tap, shift + half * step, *how, place, width, 0, more, LANES)
+                else:
+                    _multiply_line(values, begins, tap, shift, *how, place, width, half, 0, half * width)
         return
     rows = 2 * step
     for column in range(0, width, LANES):
@@ -295,13 +267,13 @@ def multiply(
         _put3(sums, column + 3 * block, 4 * width)
 
 
-@compiled
-def _multiply_sixteen(
+@inlined
+def _multiply_line(
     values: Any,
     begins: Any,
     first: int,
-    apart: int,
     shift: int,
+    apart: int,
     count: int,
     step: int,
     kernel: Any,
@@ -311,8 +283,12 @@ def _multiply_sixteen(
     sums: Any,
     place: int,
     width: int,
+    further: int,
+    beside: int,
+    after: int,
 ) -> None:
-    """One of the lines by vectors: sixteen positions, and as many outputs."""
+    """Sixteen times sixteen sums of a line by vectors: eight positions, and either as many ``further`` on, or these
+    once more with what of the kernel is ``beside``; the second eight go to ``after`` the first ones."""
     zero = same16(np.float32(0))
     a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
     i, j, k, l, m, n, o, p = zero, zero, zero, zero, zero, zero, zero, zero  # noqa: E741
@@ -329,71 +305,21 @@ def _multiply_sixteen(
                 f = _add_product(f, values, at + 5 * step, kernel, begin)
                 g = _add_product(g, values, at + 6 * step, kernel, begin)
                 h = _add_product(h, values, at + 7 * step, kernel, begin)
-                i = _add_product(i, values, at + 8 * step, kernel, begin)
-                j = _add_product(j, values, at + 9 * step, kernel, begin)
-                k = _add_product(k, values, at + 10 * step, kernel, begin)
-                l = _add_product(l, values, at + 11 * step, kernel, begin)  # noqa: E741
-                m = _add_product(m, values, at + 12 * step, kernel, begin)
-                n = _add_product(n, values, at + 13 * step, kernel, begin)
-                o = _add_product(o, values, at + 14 * step, kernel, begin)
-                p = _add_product(p, values, at + 15 * step, kernel, begin)
+                other, more = at + further * step, begin + beside
+                i = _add_product(i, values, other, kernel, more)
+                j = _add_product(j, values, other + step, kernel, more)
+                k = _add_product(k, values, other + 2 * step, kernel, more)
+                l = _add_product(l, values, other + 3 * step, kernel, more)  # noqa: E741
+                m = _add_product(m, values, other + 4 * step, kernel, more)
+                n = _add_product(n, values, other + 5 * step, kernel, more)
+                o = _add_product(o, values, other + 6 * step, kernel, more)
+                p = _add_product(p, values, other + 7 * step, kernel, more)
                 at += 2
                 begin += PAIRS
             right += size * LANES
-    for value in (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):
-        _put_sums(value, sums, place)
-        place += width
-
-
-@compiled
-def _multiply_eight(
-    values: Any,
-    begins: Any,
-    first: int,
-    apart: int,
-    shift: int,
-    count: int,
-    step: int,
-    kernel: Any,
-    right: int,
-    taps: int,
-    channels: int,
-    sums: Any,
-    place: int,
-    width: int,
-) -> None:
-    """The same: eight positions, and 32 outputs."""
-    zero = same16(np.float32(0))
-    a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
-    i, j, k, l, m, n, o, p = zero, zero, zero, zero, zero, zero, zero, zero  # noqa: E741
-    size = -(-channels // PAIRS) * PAIRS
-    beside = count * taps * size * LANES
-    for number in range(count):
-        for tap in range(taps):
-            at, begin = begins[first + number * apart] + shift + tap * size, right
-            for _ in range(0, channels, 2):
-                a = _add_product(a, values, at, kernel, begin)
-                b = _add_product(b, values, at + step, kernel, begin)
-                c = _add_product(c, values, at + 2 * step, kernel, begin)
-                d = _add_product(d, values, at + 3 * step, kernel, begin)
-                e = _add_product(e, values, at + 4 * step, kernel, begin)
-                f = _add_product(f, values, at + 5 * step, kernel, begin)
-                g = _add_product(g, values, at + 6 * step, kernel, begin)
-                h = _add_product(h, values, at + 7 * step, kernel, begin)
-                i = _add_product(i, values, at, kernel, begin + beside)
-                j = _add_product(j, values, at + step, kernel, begin + beside)
-                k = _add_product(k, values, at + 2 * step, kernel, begin + beside)
-                l = _add_product(l, values, at + 3 * step, kernel, begin + beside)  # noqa: E741
-                m = _add_product(m, values, at + 4 * step, kernel, begin + beside)
-                n = _add_product(n, values, at + 5 * step, kernel, begin + beside)
-                o = _add_product(o, values, at + 6 * step, kernel, begin + beside)
-                p = _add_product(p, values, at + 7 * step, kernel, begin + beside)
-                at += 2
-                begin += PAIRS
-            right += size * LANES
-    for low, high in ((a, i), (b, j), (c, k), (d, l), (e, m), (f, n), (g, o), (h, p)):
-        _put_sums(low, sums, place)
-        _put_sums(high, sums, place + LANES)
+    for one, another in ((a, i), (b, j), (c, k), (d, l), (e, m), (f, n), (g, o), (h, p)):
+        _put_sums(one, sums, place)
+        _put_sums(another, sums, place + after)
         place += width
 
 
