@@ -142,8 +142,16 @@ def test_masks_see_the_same() -> None:
             both(partial(lambda others: (masks._share_below(change[:, :1], masks.SAME, 16, others),), others)), 1e-6
         )
     edges = both(lambda: masks._rooted_edges(*frames, change))
+    assert_alike(both(lambda: masks._rooted_edges(*frames, change, [change.flip(3), change.flip(2)])))
     assert_alike(edges)
     assert edges[0][0].max() == 1
+    assert_alike(both(lambda: (masks._standing(*edges[0]),)))
+    often = torch.tensor([0.2, 0.5, 0.8, 1.0]).view(4, 1, 1, 1)
+    shares = (torch.rand(4, 1, 48, 80) < often) * torch.randint(5, (4, 1, 48, 80)) / 4
+    alike = (torch.rand_like(shares) > 0.5).float()
+    stands = both(lambda: (masks._standing(shares, alike),))
+    assert_alike(stands)
+    assert 0 < stands[0][0][0].mean() < stands[0][0][2].mean()
     # Of a part of a picture, whose rows do not lie one behind the other.
     part = [whole[..., 16:80, 32:128] for whole in (*frames, change)]
     assert_alike(both(lambda: masks._rooted_edges(*part)))
@@ -319,6 +327,10 @@ def test_colours_are_the_same(height: int, width: int, shifts: tuple[int, int], 
     how = (16 * unit, 219 * unit, 128 * unit, 224 * unit), 0.2126, 0.0722, shifts
     rgb = both(lambda: (to_rgb(*codes, *how),))
     assert_alike(rgb, 1e-6)
+    wider = both(lambda: (to_rgb(*codes, *how, (3, 5)),))
+    assert_alike(wider, 1e-6)
+    assert wider[1][0].shape == (1, 3, height + 3, width + 5)
+    assert torch.equal(wider[1][0][..., :height, :width], rgb[1][0])
     back = both(lambda: to_planes(rgb[0][0].repeat(2, 1, 1, 1), *how, top))
     for one, other, plane in zip(*back, planes, strict=True):
         assert one.dtype == other.dtype

@@ -137,6 +137,28 @@ def test_performed_share_counts_what_is_around() -> None:
     assert shares(mask, 1, 20, 28)[:, 1].tolist() == pytest.approx([96 / 560, 0])
 
 
+@pytest.mark.parametrize("side", [1, 2, 3, 8])
+def test_what_is_around_is_counted_by_blocks(side: int) -> None:
+    mask = torch.cat([random_masks(kind, 3, 5, 6) for kind in ("none", "one", "ragged", "border", "all")])
+    height, width = 5 * side, 6 * side
+    reached = F.max_pool2d(mask.repeat_interleave(side, 2).repeat_interleave(side, 3), 3, 1, 1).flatten(1).mean(1)
+    torch.testing.assert_close(tiles.reached_share(mask, height, width), reached)
+
+
+@pytest.mark.skipif(not cpu.available(), reason="needs compiled code")
+def test_compiled_code_is_counted_as_it_is() -> None:
+    mask = random_masks("ragged", 3, 5, 7)
+    with torch.inference_mode():
+        everywhere = performed_share(torch.ones_like(mask), 0, 40, 56, "tiles", torch.float32)
+        assert everywhere.tolist() == [[1, 1]] * 3
+        share, enlarged = shares(mask, 0, 40, 56).unbind(1)
+        assert torch.equal(share, enlarged)
+        torch.testing.assert_close(shares(mask, 1, 20, 28)[:, 1], tiles.reached_share(mask, 20, 28))
+        # Flow and blend are read from all of what is enlarged, by torch.
+        whole = performed_share(mask, 0, 40, 56, "tiles", torch.float32, motion=True)[:, 1]
+        assert (whole[:2] > enlarged[:2]).all()
+
+
 @pytest.mark.parametrize("by_winograd", [False, True])
 def test_a_dense_mask_is_computed_whole_and_counted_so(by_winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

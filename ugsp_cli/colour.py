@@ -51,24 +51,41 @@ def _scales(layout: PixelLayout, colour: ColourTags) -> Scales:
 
 
 def planes_to_rgb(
-    planes: tuple[np.ndarray, ...], layout: PixelLayout, colour: ColourTags, device: torch.device
+    planes: tuple[np.ndarray, ...],
+    layout: PixelLayout,
+    colour: ColourTags,
+    device: torch.device,
+    beyond: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Planes of one frame -> [1, 3, H, W] fp32 RGB on the device; nominally [0, 1], never clipped."""
+    """Planes of one frame -> [1, 3, H, W] fp32 RGB on the device; nominally [0, 1], never clipped.
+
+    beyond: rows below and columns on the right that are added, in which the border is repeated.
+    """
     height, width = planes[0].shape
     values = [_on_device(torch.from_numpy(np.ascontiguousarray(plane)), device) for plane in planes]
     if layout == RGB:
         g, b, r = (plane.float() for plane in values)
-        return torch.stack((r, g, b))[None] / 255
+        return with_borders(torch.stack((r, g, b))[None] / 255, beyond)
     scales = _scales(layout, colour)
     if layout.planes == 1:
-        return values[0].float().sub_(scales[0]).div_(scales[1]).expand(1, 3, height, width)
+        return with_borders(values[0].float().sub_(scales[0]).div_(scales[1]).expand(1, 3, height, width), beyond)
     y, u, v = values
-    return _to_rgb(y, u, v, scales, *_luma_weights(colour.matrix, height), (layout.chroma_y, layout.chroma_x))
+    return _to_rgb(y, u, v, scales, *_luma_weights(colour.matrix, height), (layout.chroma_y, layout.chroma_x), beyond)
 
 
 @compiled_by("cpu.colour.to_rgb", "gpu.colour.to_rgb")
-def _to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: float, shifts: Shifts) -> Tensor:
-    """[H, W] and twice [h, w], of whole numbers -> [1, 3, H, W] fp32. red, blue: their weights in luma."""
+def _to_rgb(
+    y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    scales: Scales,
+    red: float,
+    blue: float,
+    shifts: Shifts,
+    beyond: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """[H, W] and twice [h, w], of whole numbers -> [1, 3, H, W] fp32, with what is ``beyond`` for ``planes_to_rgb``.
+    red, blue: their weights in luma."""
     luma_zero, luma_reach, chroma_zero, chroma_reach = scales
     height, width = y.shape
     y = y.float().sub_(luma_zero).div_(luma_reach)
@@ -76,10 +93,16 @@ def _to_rgb(y: Tensor, u: Tensor, v: Tensor, scales: Scales, red: float, blue: f
     # What each colour has beyond luma, while there are few values of it.
     beyond_red, beyond_blue = 2 * (1 - red) * v, 2 * (1 - blue) * u
     beyond_green = (red * beyond_red + blue * beyond_blue) / (red + blue - 1)
-    beyond = torch.stack((beyond_red, beyond_green, beyond_blue))
+    chroma = torch.stack((beyond_red, beyond_green, beyond_blue))
     times = float(1 + shifts[0]), float(1 + shifts[1])
     # By the nearest: torch.repeat_interleave takes twice as long.
-    return F.interpolate(beyond[None], scale_factor=times)[..., :height, :width].add_(y)
+    return with_borders(F.interpolate(chroma[None], scale_factor=times)[..., :height, :width].add_(y), beyond)
+
+
+def with_borders(rgb: Tensor, beyond: tuple[int, int]) -> Tensor:
+    """Pictures [B, C, H, W] with their border repeated in so many rows below and columns on the right."""
+    below, right = beyond
+    return F.pad(rgb, (0, right, 0, below), mode="replicate") if below or right else rgb
 
 
 def _on_device(plane: Tensor, device: torch.device) -> Tensor:

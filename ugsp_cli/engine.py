@@ -445,13 +445,11 @@ class Interpolator:
     @torch.inference_mode()
     def _converted(self, frame: Frame, whole: bool) -> _Source:
         """A frame on the device; whole: as in ``_source``."""
-        rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device)
-        height, width = rgb.shape[-2:]
+        height, width = frame.planes[0].shape
         factor = self._portions.factor(height, width)
         alignment = factor * self._net.config.alignment
-        right, below = -width % alignment, -height % alignment
-        if right or below:
-            rgb = F.pad(rgb, (0, right, 0, below), mode="replicate")
+        beyond = -height % alignment, -width % alignment
+        rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device, beyond)
         small = rgb if factor == 1 else F.avg_pool2d(rgb, factor)
         return _Source(small, rgb if whole or factor == 1 else None)
 

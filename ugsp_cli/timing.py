@@ -174,10 +174,9 @@ def _measure_size(
     for kind in kinds:
         spent = dense
         if kind is not None:
+            how = work.backend, net.dtype, work.factor > 1
             shares = [
-                performed_share(mask, level, work.rows // stride, work.columns // stride, work.backend, net.dtype).mean(
-                    0
-                )
+                performed_share(mask, level, work.rows // stride, work.columns // stride, *how).mean(0)
                 for mask, level, stride in zip(work.masks[kind], PRUNED, engine.strides, strict=True)
             ]
             spent = cost.encode + cost.match + cost.performed(*torch.stack(shares, dim=1).tolist())

@@ -156,7 +156,9 @@ def see(
     shares = torch.ones(len(t), 2, len(PRUNED))
     if out.masks:
         parts = [
-            performed_share(mask, level, rows // STRIDES[level], columns // STRIDES[level], backend, net.dtype)
+            performed_share(
+                mask, level, rows // STRIDES[level], columns // STRIDES[level], backend, net.dtype, with_motion
+            )
             for mask, level in zip(out.masks, PRUNED, strict=True)
         ]
         shares = torch.stack(parts, dim=2).cpu()

@@ -143,11 +143,8 @@ def still_pixels(frame0: Tensor, frame1: Tensor, *changes: Tensor) -> Tensor:
         return still
     # Two blocks more on each side, as far as what follows reaches.
     rows, columns = (slice(16 * max(0, span.start - 2), 16 * (span.stop + 2)) for span in box)
-    frame0, frame1, *parts = (whole[..., rows, columns] for whole in (frame0, frame1, *changes))
-    edges, same = _rooted_edges(frame0, frame1, reduce(torch.maximum, parts))
-    rooted = (mean_around(edges, 3) > EDGES).float()
-    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
-    found = torch.maximum(largest_around(rooted, 3), near * same)
+    frame0, frame1, first, *others = (whole[..., rows, columns] for whole in (frame0, frame1, *changes))
+    found = _standing(*_rooted_edges(frame0, frame1, first, others))
     still[..., rows.start // 2 : rows.stop // 2, columns.start // 2 : columns.stop // 2] = found
     return still * enlarge(overlaid.float(), 8)
 
@@ -160,13 +157,24 @@ def _share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tens
 
 
 @compiled_by("cpu.masks.rooted_edges", "gpu.masks.rooted_edges")
-def _rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+def _rooted_edges(
+    frame0: Tensor, frame1: Tensor, changed: Tensor, others: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """Of every 2x2 pixels, the share that are part of an edge which is in both frames, and whether all show the same,
-    1 or 0: [B, 1, H / 2, W / 2] each. As for ``still_pixels``."""
+    1 or 0: [B, 1, H / 2, W / 2] each. changed, others: as ``changes`` for ``still_pixels``, as is the rest."""
+    changed = reduce(torch.maximum, others, changed)
     contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
     same = changed < (contrast * contrast.new_tensor(SAME_SHARES).view(1, 2, 1, 1)).clamp_(min=SAME)
     edge = same & (contrast > EDGE)
     return halve((edge[:, :1] | edge[:, 1:]).float()), (halve(same[:, :1].float()) == 1).float()
+
+
+@compiled_by("cpu.masks.standing")
+def _standing(edges: Tensor, same: Tensor) -> Tensor:
+    """What is near enough such edges, and what shows the same around them, 1 or 0; all [B, 1, H / 2, W / 2]."""
+    rooted = (mean_around(edges, 3) > EDGES).float()
+    near = enlarge(F.max_pool2d(F.max_pool2d(rooted, WITHIN // 2), 3, 1, 1), WITHIN // 2)
+    return torch.maximum(largest_around(rooted, 3), near * same)
 
 
 def _contrast(frame: Tensor) -> Tensor:

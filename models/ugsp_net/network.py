@@ -681,9 +681,9 @@ class UGSP(nn.Module):
         everywhere = moving is None or (moving.device.type == "cpu" and bool(moving.all()))
         when = t.view(-1, 1, 1, 1)
         if not motion and self.refinement is None:
-            fill = picture is None and not everywhere and by_kernels(frame0)
+            fill = picture is None and not everywhere
             if picture is None:
-                picture = torch.empty_like(frame0) if everywhere or fill else torch.lerp(frame0, frame1, when)
+                picture = torch.empty_like(frame0)
             put_rendered(picture, frame0, frame1, flow, out, *how, None if everywhere else moving, fill)
             nothing = flow[:, :, :0]
             return picture, nothing, nothing[:, :1], (frame0, frame1)

@@ -8,14 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import compiled, inlined, plain
+from ugsp_net.cpu.vectors import compiled, flat, inlined, plain
 
 
 def to_rgb(
-    y: Tensor, u: Tensor, v: Tensor, scales: tuple[float, ...], red: float, blue: float, shifts: tuple[int, int]
+    y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    scales: tuple[float, ...],
+    red: float,
+    blue: float,
+    shifts: tuple[int, int],
+    beyond: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """What ``ugsp_cli.colour._to_rgb`` returns."""
-    out = torch.empty((1, 3, *y.shape))
+    out = torch.empty((1, 3, *(side + more for side, more in zip(y.shape, beyond, strict=True))))
     chroma = np.empty((3, u.shape[1]), np.float32)
     _to_rgb(plain(y), plain(u), plain(v), _singles(scales), *_singles((red, blue)), *shifts, chroma, out[0].numpy())
     return out
@@ -33,8 +40,9 @@ def to_planes(
     # A row or two of blue and of red less luma, and a column beyond an odd width.
     rows = np.empty((2, 1 + down, width + across), np.float32)
     for index in range(batch):
+        picture = rgb[index] if rgb.stride(3) == 1 else rgb[index].contiguous()
         planes = (plane[index].numpy() for plane in (y, *chroma))
-        _to_planes(plain(rgb[index]), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes)
+        _to_planes(flat(picture), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes)
     return [y, *chroma]
 
 
@@ -46,10 +54,11 @@ def _singles(numbers: tuple[float, ...]) -> tuple[Any, ...]:
 def _to_rgb(
     y: Any, u: Any, v: Any, scales: Any, red: float, blue: float, down: int, across: int, chroma: Any, out: Any
 ) -> None:
-    """chroma: [3, w], what each colour has beyond luma in a row; out: [3, H, W]."""
+    """chroma: [3, w], what each colour has beyond luma in a row; out: [3, H or more, W or more]."""
     luma_zero, luma_reach, chroma_zero, chroma_reach = scales
     one, two = np.float32(1), np.float32(2)
-    for row in range(out.shape[1]):
+    height, width = y.shape
+    for row in range(height):
         if row % (1 + down) == 0:
             blues, reds = u[row // (1 + down)], v[row // (1 + down)]
             for x in range(blues.size):
@@ -61,14 +70,21 @@ def _to_rgb(
         for colour in range(3):
             made, beyond = out[colour, row], chroma[colour]
             if across:
-                for x in range(lumas.size // 2):
+                for x in range(width // 2):
                     made[2 * x] = (np.float32(lumas[2 * x]) - luma_zero) / luma_reach + beyond[x]
                     made[2 * x + 1] = (np.float32(lumas[2 * x + 1]) - luma_zero) / luma_reach + beyond[x]
-                if lumas.size % 2:
-                    made[-1] = (np.float32(lumas[-1]) - luma_zero) / luma_reach + beyond[lumas.size // 2]
+                if width % 2:
+                    made[width - 1] = (np.float32(lumas[width - 1]) - luma_zero) / luma_reach + beyond[width // 2]
             else:
-                for x in range(lumas.size):
+                for x in range(width):
                     made[x] = (np.float32(lumas[x]) - luma_zero) / luma_reach + beyond[x]
+            for x in range(width, made.size):
+                made[x] = made[width - 1]
+    for colour in range(3):
+        for row in range(height, out.shape[1]):
+            last, made = out[colour, height - 1], out[colour, row]
+            for x in range(made.size):
+                made[x] = last[x]
 
 
 @inlined
@@ -92,8 +108,9 @@ def _to_planes(
     u: Any,
     v: Any,
 ) -> None:
-    """rgb: [3, H, W]; rows: [2, 1 + down, W + across], for what blue and red have beyond luma."""
+    """rgb: from ``flat``; rows: [2, 1 + down, W + across], for what blue and red have beyond luma."""
     luma_zero, luma_reach, chroma_zero, chroma_reach = scales
+    numbers, plane_step, row_step = rgb[0][0], rgb[1], rgb[2]
     height, width = y.shape
     one = np.float32(1)
     blue_reach, red_reach = chroma_reach / (np.float32(2) * (one - blue)), chroma_reach / (np.float32(2) * (one - red))
@@ -101,7 +118,9 @@ def _to_planes(
     for i in range(u.shape[0]):
         for line in range(1 + down):
             row = min((1 + down) * i + line, height - 1)
-            r, g, b, made = rgb[0, row], rgb[1, row], rgb[2, row], y[row]
+            begin = row * row_step
+            r, g = numbers[begin : begin + width], numbers[begin + plane_step : begin + plane_step + width]
+            b, made = numbers[begin + 2 * plane_step : begin + 2 * plane_step + width], y[row]
             blues, reds = rows[0, line], rows[1, line]
             for x in range(width):
                 luma = red * r[x] + (one - red - blue) * g[x] + blue * b[x]

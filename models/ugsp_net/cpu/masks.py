@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ugsp_net import masks
 from ugsp_net.blocks import Conv
-from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, load, plain, same, total
+from ugsp_net.cpu.vectors import allocating, as_array, compiled, flat, inlined, load, plain, same, total
 from ugsp_net.search import _LUMA
 
 LANES = 8
@@ -59,27 +59,45 @@ def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tenso
     """What ``masks._share_below`` returns."""
     batch, _, height, width = changed.shape
     out = changed.new_empty((batch, 1, height // side, width // side))
-    # Three at once, one of them again where there are fewer: to write down the largest takes ten times as long.
-    some = [changed, *others]
-    some += [changed] * (3 - len(some))
-    three = *some[:2], reduce(torch.maximum, some[3:], some[2])
-    for *values, made in zip(*map(plain, three), out.numpy(), strict=True):
+    for *values, made in zip(*map(plain, _three([changed, *others])), out.numpy(), strict=True):
         _share_below(*(one[0] for one in values), np.float32(limit), side, made[0])
     return out
 
 
-def rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+def rooted_edges(
+    frame0: Tensor, frame1: Tensor, changed: Tensor, others: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """What ``masks._rooted_edges`` returns."""
     batch, _, height, width = frame0.shape
     edges, same = (frame0.new_empty((batch, 1, height // 2, width // 2)) for _ in range(2))
     limits = np.float32(masks.SAME), *(np.float32(share) for share in masks.SAME_SHARES), np.float32(masks.EDGE)
-    shades = np.empty((2, height, width), np.float32)
-    every = zip(plain(frame0), plain(frame1), plain(changed), edges.numpy(), same.numpy(), strict=True)
-    for first, second, differs, edge, alike in every:
-        for frame, shade in zip((first, second), shades, strict=True):
-            _luma(frame, *_SHARES, shade)
-        _rooted_edges(first[1], second[1], *shades, differs, *limits, edge[0], alike[0])
+    frames = _in_rows(frame0), _in_rows(frame1)
+    changes = [_in_rows(one) for one in _three([changed, *others])]
+    for index in range(batch):
+        seen = (flat(some[index]) for some in (*frames, *changes))
+        _rooted_edges(*seen, *_SHARES, *limits, edges[index, 0].numpy(), same[index, 0].numpy())
     return edges, same
+
+
+def standing(edges: Tensor, same: Tensor) -> Tensor:
+    """What ``masks._standing`` returns."""
+    out = torch.empty_like(same)
+    every = zip(plain(edges[:, 0]), plain(same[:, 0]), out[:, 0].numpy(), strict=True)
+    for edge, alike, made in every:
+        _standing(edge, alike, np.float32(masks.EDGES), masks.WITHIN // 2, made)
+    return out
+
+
+def _three(some: list[Tensor]) -> list[Tensor]:
+    """Three with the same largest values, one of them again where there are fewer: to write down the largest takes ten
+    times as long as to read them."""
+    some = some + some[:1] * (3 - len(some))
+    return [*some[:2], reduce(torch.maximum, some[3:], some[2])]
+
+
+def _in_rows(pictures: Tensor) -> Tensor:
+    """The same, copied where its rows are not of one piece."""
+    return pictures if pictures.stride(-1) == 1 else pictures.contiguous()
 
 
 @compiled
@@ -120,19 +138,27 @@ def _change(frame0: Any, frame1: Any, red: float, green: float, blue: float, out
             out[1, y, x] = abs(red * r + green * g + blue * b)
 
 
-@compiled
+@allocating
 def _over_blocks(values: Any, side: int, mean: Any, most: Any) -> None:
     """values: [H, W]; mean, most: [H / side, W / side]."""
     share = np.float32(1 / side**2)
+    columns = side * mean.shape[1]
+    summed, largest = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for i in range(mean.shape[0]):
+        first = values[side * i]
+        for x in range(columns):
+            summed[x] = largest[x] = first[x]
+        for y in range(side * i + 1, side * (i + 1)):
+            row = values[y]
+            for x in range(columns):
+                summed[x] += row[x]
+                largest[x] = max(largest[x], row[x])
         for j in range(mean.shape[1]):
-            summed, largest = np.float32(0), values[side * i, side * j]
-            for y in range(side):
-                row = values[side * i + y, side * j : side * (j + 1)]
-                for x in range(side):
-                    summed += row[x]
-                    largest = max(largest, row[x])
-            mean[i, j], most[i, j] = summed * share, largest
+            added, greatest = np.float32(0), largest[side * j]
+            for x in range(side * j, side * (j + 1)):
+                added += summed[x]
+                greatest = max(greatest, largest[x])
+            mean[i, j], most[i, j] = added * share, greatest
 
 
 @compiled
@@ -150,24 +176,38 @@ def _share_below(one: Any, two: Any, three: Any, limit: float, side: int, out: A
             out[i, j] = count / np.float32(side**2)
 
 
-@compiled
-def _luma(frame: Any, red: float, green: float, blue: float, out: Any) -> None:
-    """frame: [3, H, W]; out: [H, W]."""
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            out[y, x] = red * frame[0, y, x] + green * frame[1, y, x] + blue * frame[2, y, x]
+@inlined
+def _begins(planes: Any, channel: int, y: int) -> int:
+    """Where a row of a plane begins in what ``flat`` made."""
+    return int(channel * planes[1] + y * planes[2])
 
 
 @inlined
-def _add_contrast(shade: Any, y: int, other: Any, contrast: Any) -> None:
-    """Into contrast [W]: how much of an edge each pixel of a row is part of, where another frame shows it so too."""
-    height, width = shade.shape
+def _add_shades(frame: Any, y: int, red: float, green: float, blue: float, colour: Any, luma: Any) -> None:
+    """Green and brightness of a row into where this one is kept of both, [2 * REACH + 1, W] each."""
+    into, bright = colour[y % (2 * REACH + 1)], luma[y % (2 * REACH + 1)]
+    numbers, width = frame[0][0], into.size
+    begins = _begins(frame, 0, y), _begins(frame, 1, y), _begins(frame, 2, y)
+    r, g = numbers[begins[0] : begins[0] + width], numbers[begins[1] : begins[1] + width]
+    b = numbers[begins[2] : begins[2] + width]
+    for x in range(into.size):
+        into[x] = g[x]
+    for x in range(into.size):
+        bright[x] = red * r[x] + green * g[x] + blue * b[x]
+
+
+@inlined
+def _add_contrast(shade: Any, y: int, height: int, other: Any, contrast: Any) -> None:
+    """Into contrast [W]: how much of an edge each pixel of a row is part of, where another frame shows it so too.
+    shade, other: [2 * REACH + 1, W], from ``_add_shades``."""
+    width = contrast.size
     above, below = max(y - REACH, 0), min(y + REACH, height - 1)
     if below - above < 2 * REACH:  # nothing is told of the rows at the border
         above = below = y
     # Rows first, so that every index is known not to be negative.
-    up, down, beside = shade[above], shade[below], shade[y]
-    other_up, other_down, other_beside = other[above], other[below], other[y]
+    ring = 2 * REACH + 1
+    up, down, beside = shade[above % ring], shade[below % ring], shade[y % ring]
+    other_up, other_down, other_beside = other[above % ring], other[below % ring], other[y % ring]
     for x in range(width):
         contrast[x] = min(abs(down[x] - up[x]), abs(other_down[x] - other_up[x]))
     for x in range(width - 2 * REACH):
@@ -177,13 +217,26 @@ def _add_contrast(shade: Any, y: int, other: Any, contrast: Any) -> None:
         contrast[inner] = min(one, two)
 
 
+@inlined
+def _add_largest(one: Any, two: Any, three: Any, channel: int, y: int, out: Any) -> None:
+    """The largest of a row of three, into out [W]."""
+    begins = _begins(one, channel, y), _begins(two, channel, y), _begins(three, channel, y)
+    first, second = one[0][0, begins[0] : begins[0] + out.size], two[0][0, begins[1] : begins[1] + out.size]
+    third = three[0][0, begins[2] : begins[2] + out.size]
+    for x in range(out.size):
+        out[x] = max(max(first[x], second[x]), third[x])
+
+
 @allocating
 def _rooted_edges(
-    green0: Any,
-    green1: Any,
-    luma0: Any,
-    luma1: Any,
-    changed: Any,
+    frame0: Any,
+    frame1: Any,
+    one: Any,
+    two: Any,
+    three: Any,
+    red: float,
+    green: float,
+    blue: float,
     least: float,
     share_colour: float,
     share_luma: float,
@@ -191,27 +244,81 @@ def _rooted_edges(
     edges: Any,
     same: Any,
 ) -> None:
-    """changed: [2, H, W]; edges, same: [H / 2, W / 2]."""
-    width = green0.shape[1]
+    """frame0, frame1 and what changed: from ``flat``; edges, same: [H / 2, W / 2]."""
+    height, width = 2 * edges.shape[0], 2 * edges.shape[1]
+    ring = 2 * REACH + 1
+    colour0, luma0 = np.empty((ring, width), np.float32), np.empty((ring, width), np.float32)
+    colour1, luma1 = np.empty((ring, width), np.float32), np.empty((ring, width), np.float32)
     coloured, bright = np.empty(width, np.float32), np.empty(width, np.float32)
-    one, none = np.float32(1), np.float32(0)
+    colours, lumas = np.empty(width, np.float32), np.empty(width, np.float32)
+    full, none = np.float32(1), np.float32(0)
     rooted, alike = np.empty((2, width), np.float32), np.empty((2, width), np.float32)
+    for y in range(min(REACH, height)):
+        _add_shades(frame0, y, red, green, blue, colour0, luma0)
+        _add_shades(frame1, y, red, green, blue, colour1, luma1)
     for i in range(edges.shape[0]):
         for row in range(2):
             y = 2 * i + row
-            _add_contrast(green0, y, green1, coloured)
-            _add_contrast(luma0, y, luma1, bright)
-            colours, lumas, roots, alikes = changed[0, y], changed[1, y], rooted[row], alike[row]
+            if y + REACH < height:
+                _add_shades(frame0, y + REACH, red, green, blue, colour0, luma0)
+                _add_shades(frame1, y + REACH, red, green, blue, colour1, luma1)
+            _add_contrast(colour0, y, height, colour1, coloured)
+            _add_contrast(luma0, y, height, luma1, bright)
+            _add_largest(one, two, three, 0, y, colours)
+            _add_largest(one, two, three, 1, y, lumas)
+            roots, alikes = rooted[row], alike[row]
             # Few arrays to a loop: the compiler has to make sure that those written are none of those read.
             for x in range(width):
-                found = one if colours[x] < max(coloured[x] * share_colour, least) else none
+                found = full if colours[x] < max(coloured[x] * share_colour, least) else none
                 alikes[x] = found
                 coloured[x] = found if coloured[x] > edge else none
             for x in range(width):
-                found = one if lumas[x] < max(bright[x] * share_luma, least) else none
+                found = full if lumas[x] < max(bright[x] * share_luma, least) else none
                 roots[x] = max(found if bright[x] > edge else none, coloured[x])
         for j in range(edges.shape[1]):
             count = rooted[0, 2 * j] + rooted[0, 2 * j + 1] + rooted[1, 2 * j] + rooted[1, 2 * j + 1]
             edges[i, j] = count * np.float32(0.25)
             count = alike[0, 2 * j] + alike[0, 2 * j + 1] + alike[1, 2 * j] + alike[1, 2 * j + 1]
-            same[i, j] = one if count == np.float32(4) else none
+            same[i, j] = full if count == np.float32(4) else none
+
+
+@allocating
+def _standing(edges: Any, same: Any, least: float, side: int, out: Any) -> None:
+    """edges, same, out: [h, w]; least: share of edges; side: of blocks, so many of which make up each side."""
+    height, width = edges.shape
+    one, none = np.float32(1), np.float32(0)
+    down, across = np.empty(width + 2, np.float32), np.empty(width + 2, np.float32)
+    rooted = np.zeros((height + 2, width + 2), np.float32)
+    blocks = np.zeros((height // side + 2, width // side + 2), np.uint8)
+    down[0] = down[width + 1] = none
+    for i in range(height):
+        above, here, below = edges[max(i - 1, 0)], edges[i], edges[min(i + 1, height - 1)]
+        upper, lower = one if i > 0 else none, one if i < height - 1 else none
+        count = upper + one + lower
+        for j in range(width):
+            down[j + 1] = (upper * above[j] + here[j] + lower * below[j]) / count
+        into = rooted[i + 1]
+        for j in range(width):
+            across[j] = down[j] + down[j + 1] + down[j + 2]
+        for j in range(width):
+            into[j + 1] = one if across[j] / np.float32(3) > least else none
+        for j in (0, width - 1):
+            into[j + 1] = one if across[j] / np.float32(min(width, 2)) > least else none
+        for j in range(width):
+            if into[j + 1] > 0:
+                blocks[i // side + 1, j // side + 1] = 1
+    for i in range(height):
+        above, here, below = rooted[i], rooted[i + 1], rooted[i + 2]
+        for j in range(width + 2):
+            down[j] = max(max(above[j], here[j]), below[j])
+        into = out[i]
+        for j in range(width):
+            into[j] = max(max(down[j], down[j + 1]), down[j + 2])
+        row = i // side
+        for block in range(width // side):
+            near = False
+            for other in range(row, row + 3):
+                near |= (blocks[other, block] | blocks[other, block + 1] | blocks[other, block + 2]) > 0
+            if near:
+                for j in range(side * block, side * (block + 1)):
+                    into[j] = max(into[j], same[i, j])

@@ -15,6 +15,7 @@ from ugsp_net.cpu.vectors import (
     compiled,
     exp,
     fetch,
+    flat,
     inlined,
     load,
     load4,
@@ -58,13 +59,12 @@ def put_rendered(
 ) -> None:
     """What ``rendering.put_rendered`` does."""
     height, width = frame0.shape[-2:]
-    if fill:
-        picture.copy_(frame0.lerp(frame1, t.view(-1, 1, 1, 1)))
+    fill = fill and moving is not None
     moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
     side = block_side(moving, height, width)
     for index in range(len(picture)):
-        when, made, there = float(t[index]), _flat(picture[index]), plain(moving[index, 0])
-        frames = _flat(frame0[index]), _flat(frame1[index])
+        when, made, there = float(t[index]), flat(picture[index]), plain(moving[index, 0])
+        frames = flat(frame0[index]), flat(frame1[index])
         likelier = np.float32(np.log((1 - when) / when))
         before = _NOTHING if prior is None else plain(prior[index, 0])
         added = [as_array(values.contiguous()) for values in out.lines(index)]
@@ -72,19 +72,13 @@ def put_rendered(
         unit = products.unit() if added[3].ndim == 1 else None
         how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
         _render(unit, made, *frames, *how, there, side)
+        if fill:
+            _blend(made, *frames, np.float32(when), there, side)
         if still is not None:
             _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
 
 
 _NOTHING = np.empty((0, 0), np.float32)
-
-
-def _flat(planes: Tensor) -> tuple[Any, int, int]:
-    """Planes [3, H, W] with rows of one piece as one line of numbers [1, N], and how many numbers planes and rows are
-    apart: one kind of array for whole pictures and parts of them, since each kind takes seconds to compile."""
-    plane, row = planes.stride(0), planes.stride(1)
-    length = 2 * plane + (planes.shape[1] - 1) * row + planes.shape[2]
-    return planes.as_strided((1, length), (length, 1)).numpy(), plane, row
 
 
 @inlined
@@ -132,24 +126,39 @@ def _spread(numbers: Any, table: Any, kernel: Any, constant: Any, some: Any, col
 
 @compiled
 def _spread_line(
-    unit: Any, there: Any, table: Any, row: int, step: int, kernel: Any, columns: Any, begins: Any, out: Any
+    unit: Any,
+    there: Any,
+    table: Any,
+    row: int,
+    step: int,
+    kernel: Any,
+    columns: Any,
+    places: Any,
+    begins: Any,
+    out: Any,
 ) -> int:
-    """What the positions of a row put out that were computed, to [columns, outputs], and their columns; from what lies
-    as it does in the level. there: [columns], which were computed; begins: room for four numbers. Returns how many."""
-    count, width = 0, len(there)
-    for first in range(0, width, LINES * LANES):
+    """What the positions of a row put out that were computed, to out [N, outputs], their columns and their places there;
+    from what lies as it does in the level. there: [columns], which were computed; begins: room for ``LINES`` numbers.
+    Returns how many."""
+    count, lines, width = 0, 0, len(there)
+    for first in range(0, width, LANES):
         some = 0
-        for column in range(first, min(first + LINES * LANES, width)):
+        for column in range(first, min(first + LANES, width)):
             if there[column]:
-                columns[count + some] = column
+                columns[count + some], places[count + some] = column, lines * LANES + column - first
                 some += 1
         if some == 0:
             continue
         count += some
-        for line in range(LINES):
-            column = first + line * LANES
-            begins[line] = (row * width + (column if column < width else first)) * step
-        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[first:], out.shape[1])
+        begins[lines % LINES] = (row * width + first) * step
+        lines += 1
+        if lines % LINES == 0:
+            multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[(lines - LINES) * LANES :], out.shape[1])
+    done = lines // LINES * LINES
+    if lines > done:
+        for index in range(lines - done, LINES):
+            begins[index] = begins[0]
+        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[done * LANES :], out.shape[1])
     return count
 
 
@@ -172,20 +181,21 @@ def _render(
     moving: Any,
     side: int,
 ) -> None:
-    """picture, frame0, frame1: from ``_flat``; whole to constant: from ``LastOutput.lines``; side: pixels to one of
+    """picture, frame0, frame1: from ``flat``; whole to constant: from ``LastOutput.lines``; side: pixels to one of
     moving, a multiple of 8."""
     rows, columns = flow.shape[1:]
     height, width = 2 * rows, 2 * columns
     near, far, one = np.float32(0.75), np.float32(0.25), np.float32(1)
     lines = np.zeros((PLANES, columns + 2), np.float32)
     added = np.empty((OUTPUTS, width + 2 * BORDER), np.float32)
-    # What positions of three of the last level's rows put out, which ones they are, and which row it is.
+    # What positions of three of the last level's rows put out, which ones they are, where that is, and which row it is.
     if table.ndim == 1:
         several, wide = LINES * LANES, 0
     else:
         several, wide = ROWS, table.shape[1]
     spread = np.empty((3, -(-columns // several) * several, TAPS * OUTPUTS), np.float32)
     read_by, there, known = np.empty((3, columns), np.intp), np.zeros(3, np.intp), np.zeros(3, np.intp)
+    places = np.empty((3, columns), np.intp)
     some, begins = np.zeros((1, spread.shape[1] * wide), np.float32), np.empty(LINES, np.intp)
     begun = np.zeros(2, np.intp)
     told = np.empty((PLANES, width), np.float32)
@@ -221,7 +231,7 @@ def _render(
             if numbers.size and 0 <= row < rows and known[slot] != row + 1:
                 known[slot] = row + 1
                 if table.ndim == 1:
-                    how = kernel, read_by[slot], begins, spread[slot]
+                    how = kernel, read_by[slot], places[slot], begins, spread[slot]
                     there[slot] = _spread_line(unit, numbers[row], table, row, step, *how)
                 else:
                     there[slot] = _spread(numbers[row + 1], table, kernel, constant, some, read_by[slot], spread[slot])
@@ -246,7 +256,7 @@ def _render(
                     x = 2 * read_by[slot, index] - 1 - start
                     if x >= length:
                         break
-                    line = read_by[slot, index] if table.ndim == 1 else index
+                    line = places[slot, index] if table.ndim == 1 else index
                     for output in range(OUTPUTS):
                         into_four = load4(added, output, x + BORDER) + load4(spread[slot], line, tap + 4 * output)
                         if table.ndim == 1:
@@ -308,6 +318,34 @@ def _render(
 
 
 @compiled
+def _blend(picture: Any, frame0: Any, frame1: Any, when: float, moving: Any, side: int) -> None:
+    """Blend the frames as they are where nothing moves, as ``torch.lerp`` does it."""
+    share = when if when < np.float32(0.5) else when - np.float32(1)
+    rows, columns = moving.shape
+    for y in range(side * rows):
+        block = 0
+        while block < columns:
+            first = block
+            while block < columns and moving[y // side, block] == 0:
+                block += 1
+            length = side * (block - first)
+            for channel in range(3 if length else 0):
+                begin = channel * picture[1] + y * picture[2] + side * first
+                into = picture[0][0, begin : begin + length]
+                begin = channel * frame0[1] + y * frame0[2] + side * first
+                one = frame0[0][0, begin : begin + length]
+                begin = channel * frame1[1] + y * frame1[2] + side * first
+                other = frame1[0][0, begin : begin + length]
+                if share < 0:
+                    for x in range(length):
+                        into[x] = other[x] + share * (other[x] - one[x])
+                else:
+                    for x in range(length):
+                        into[x] = one[x] + share * (other[x] - one[x])
+            block += 1
+
+
+@compiled
 def _put_still(picture: Any, frame0: Any, frame1: Any, still: Any, when: float, moving: Any, side: int) -> None:
     """Blend what stands still where it is."""
     near, far = np.float32(0.75), np.float32(0.25)
@@ -315,15 +353,19 @@ def _put_still(picture: Any, frame0: Any, frame1: Any, still: Any, when: float, 
     for y in range(2 * rows):
         i = y // 2
         beside = min(i + 1, rows - 1) if y % 2 else max(i - 1, 0)
+        # Of most rows nothing does.
+        here, other = still[i], still[beside]
+        some = np.float32(0)
         for j in range(columns):
+            some += here[j] + other[j]
+        for j in range(columns if some > 0 else 0):
             before, after = max(j - 1, 0), min(j + 1, columns - 1)
-            around = still[i, before] + still[i, j] + still[i, after]
-            around += still[beside, before] + still[beside, j] + still[beside, after]
+            around = here[before] + here[j] + here[after] + other[before] + other[j] + other[after]
             if around > 0 and moving[y // side, 2 * j // side] != 0:
-                here = near * still[i, j] + far * still[beside, j]
                 for odd in range(2):
-                    other = after if odd else before
-                    share = near * here + far * (near * still[i, other] + far * still[beside, other])
+                    next_to = after if odd else before
+                    share = near * (near * here[j] + far * other[j])
+                    share += far * (near * here[next_to] + far * other[next_to])
                     x = 2 * j + odd
                     for channel in range(3):
                         early = frame0[0][0, channel * frame0[1] + y * frame0[2] + x]

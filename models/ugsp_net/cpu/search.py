@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ugsp_net import search
 from ugsp_net.cpu.vectors import (
+    allocating,
     compiled,
     every_second,
     inlined,
@@ -595,31 +596,41 @@ def _divide(summed: Any, mean: Any) -> None:
             mean[0, i, j], mean[1, i, j] = share * summed[rows + y, x], share * summed[2 * rows + y, x]
 
 
-@compiled
+@allocating
 def _look_at(
     frame: Any, plane: int, row: int, red: float, green: float, blue: float, side: int, image: Any, points: Any
 ) -> None:
     """frame: planes and rows begin so many numbers apart; image: [H / 2, W / 2]; points: [3, H / side, W / side]."""
     height, width = image.shape
+    quarter, inner = np.float32(255 / 4), side // 2 - 1
+    summed = np.empty(2 * width, np.float32)
     for i in range(height):
-        into = image[i]
-        for j in range(width):
-            into[j] = np.float32(0)
+        # Rows first, since neighbours in a row are in one vector.
         for channel, share in enumerate((red, green, blue)):
             begin = channel * plane + 2 * i * row
             upper, lower = frame[begin : begin + 2 * width], frame[begin + row : begin + row + 2 * width]
-            for j in range(width):
-                into[j] += share * (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1])
-    quarter = np.float32(255 / 4)
-    inner = side // 2 - 1
-    for channel in range(points.shape[0]):
-        for i in range(points.shape[1]):
-            begin = channel * plane + (side * i + inner) * row
+            if channel == 0:
+                for x in range(2 * width):
+                    summed[x] = share * (upper[x] + lower[x])
+            else:
+                for x in range(2 * width):
+                    summed[x] += share * (upper[x] + lower[x])
+        into = image[i]
+        for j in range(width):
+            into[j] = summed[2 * j] + summed[2 * j + 1]
+        # The points of these rows as soon as both of theirs are in the cache.
+        if (2 * i + 2) % side != 0:
+            continue
+        line = (2 * i + 2) // side - 1
+        if line >= points.shape[1]:
+            continue
+        for channel in range(points.shape[0]):
+            begin = channel * plane + (side * line + inner) * row
             upper, lower = frame[begin : begin + 2 * width], frame[begin + row : begin + row + 2 * width]
-            into = points[channel, i]
-            for j in range(len(into)):
+            there = points[channel, line]
+            for j in range(len(there)):
                 x = side * j + inner
-                into[j] = quarter * (upper[x] + upper[x + 1] + lower[x] + lower[x + 1])
+                there[j] = quarter * (upper[x] + upper[x + 1] + lower[x] + lower[x + 1])
 
 
 @compiled

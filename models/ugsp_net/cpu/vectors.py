@@ -74,6 +74,14 @@ def as_array(values: Tensor) -> Any:
     return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
+def flat(planes: Tensor) -> tuple[Any, int, int]:
+    """Planes [C, H, W] with rows of one piece as one line of numbers [1, N], and how many numbers planes and rows are
+    apart: one kind of array for whole pictures and parts of them, since each kind takes seconds to compile."""
+    plane, row = planes.stride(0), planes.stride(1)
+    length = (len(planes) - 1) * plane + (planes.shape[1] - 1) * row + planes.shape[2]
+    return planes.as_strided((1, length), (length, 1)).numpy(), plane, row
+
+
 class _Vector(types.Type):
     """So many fp32 numbers."""
 

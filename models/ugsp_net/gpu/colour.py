@@ -6,13 +6,21 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
 from ugsp_net import gpu
 from ugsp_net.gpu.pictures import BLOCK, in_rows, read_colours
 
 
 def to_rgb(
-    y: Tensor, u: Tensor, v: Tensor, scales: tuple[float, ...], red: float, blue: float, shifts: tuple[int, int]
+    y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    scales: tuple[float, ...],
+    red: float,
+    blue: float,
+    shifts: tuple[int, int],
+    beyond: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """What ``ugsp_cli.colour._to_rgb`` returns."""
     height, width = y.shape
@@ -34,7 +42,8 @@ def to_rgb(
             ACROSS=shifts[1],
             BLOCK=BLOCK,
         )
-    return out
+    below, right = beyond
+    return F.pad(out, (0, right, 0, below), mode="replicate") if below or right else out
 
 
 def to_planes(

@@ -168,9 +168,12 @@ def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tenso
     return out
 
 
-def rooted_edges(frame0: Tensor, frame1: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+def rooted_edges(
+    frame0: Tensor, frame1: Tensor, changed: Tensor, others: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """What ``masks._rooted_edges`` returns."""
-    frame0, frame1, changed = in_rows(frame0), in_rows(frame1), in_rows(changed)
+    changed = in_rows(functools.reduce(torch.maximum, others, changed))
+    frame0, frame1 = in_rows(frame0), in_rows(frame1)
     batch, _, height, width = frame0.shape
     edges, same = (gpu.empty((batch, 1, height // 2, width // 2), frame0) for _ in range(2))
     down, across = TILE

@@ -44,11 +44,14 @@ def run_level(level: Level, x: Tensor, mask: Tensor | None, backend: str) -> Ten
     return run_reference(level, x, mask)
 
 
-def performed_share(mask: Tensor, level: int, height: int, width: int, backend: str, dtype: torch.dtype) -> Tensor:
+def performed_share(
+    mask: Tensor, level: int, height: int, width: int, backend: str, dtype: torch.dtype, motion: bool = False
+) -> Tensor:
     """Shares of a level's positions that a backend computes for a mask, per picture, [B, 2]: what statistics count.
 
     The first is that of ``Cost.prunable``, the second that of ``Cost.beside``. level: index into ``STRIDES``; height x
-    width: its positions; dtype: of its activations.
+    width: its positions; dtype: of its activations; motion: whether flow and blend are asked for, as in
+    ``UGSP.interpolate``.
     """
     share, ones = mask.flatten(1).mean(1), mask.new_ones(mask.shape[0])
     if backend == "triton":
@@ -56,8 +59,9 @@ def performed_share(mask: Tensor, level: int, height: int, width: int, backend: 
             return torch.stack((share, 9 / 4 * F.max_pool2d(mask, 3, 1, 1).flatten(1).mean(1)), dim=1)
         return torch.stack((share, reached_share(mask, height, width)), dim=1)
     if backend == "tiles" and pays(mask, height, dtype):
-        beside = enlarged_share if level == 0 else matched_share
-        return torch.stack((share, beside(mask, height, width)), dim=1)
+        if level == 0:
+            return torch.stack((share, enlarged_share(mask, height, width, dtype, motion)), dim=1)
+        return torch.stack((share, matched_share(mask, height, width)), dim=1)
     return torch.stack((ones, ones), dim=1)
 
 

@@ -52,20 +52,48 @@ compiled ``Winograd`` is faster at any share: see ``pays``."""
 
 
 def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
-    """Share of a level's positions whose correlation is computed and reduced for a mask, [B]."""
+    """Share of a level's positions whose correlation is computed and reduced for a mask, [B]: of squares in torch."""
+    if _compiled(mask):
+        return reached_share(mask, height, width)
     squares = F.max_pool2d(_reached(mask, height, width), TILE, ceil_mode=True)
     return enlarge(squares, TILE)[..., :height, :width].flatten(1).mean(1)
 
 
 def reached_share(mask: Tensor, height: int, width: int) -> Tensor:
-    """Share of a level's positions that are active or beside it, [B]."""
-    return _reached(mask, height, width).flatten(1).mean(1)
+    """Share of a level's positions that are active or beside it, [B]: counted by blocks, of which each that is not
+    active has a row or column beside each active neighbour, and corners."""
+    side = block_side(mask, height, width)
+    if side == 1:
+        return largest_around(mask, 3).flatten(1).mean(1)
+    beyond = F.pad(mask, (1, 1, 1, 1))
+    rows, columns = mask.shape[-2:]
+
+    def moved(down: int, across: int) -> Tensor:
+        return beyond[..., 1 + down : 1 + down + rows, 1 + across : 1 + across + columns]
+
+    corners = sum(
+        torch.maximum(torch.maximum(moved(down, 0), moved(0, across)), moved(down, across))
+        for down in (-1, 1)
+        for across in (-1, 1)
+    )
+    between = (side - 2) * (moved(-1, 0) + moved(1, 0) + moved(0, -1) + moved(0, 1))
+    return torch.lerp((between + corners) / side**2, torch.ones_like(mask), mask).flatten(1).mean(1)
 
 
-def enlarged_share(mask: Tensor, height: int, width: int) -> Tensor:
-    """Work of the enlargement in ``run_last_tiles`` for a mask, as a share of the whole level's transposed convolution,
-    [B]: what is active and one position around it, with the nine taps of 3x3 for the four that each pixel has."""
+def enlarged_share(mask: Tensor, height: int, width: int, dtype: torch.dtype, whole: bool) -> Tensor:
+    """Work of the enlargement of what ``run_last_tiles`` made for a mask, as a share of the whole level's transposed
+    convolution, [B]. Compiled code enlarges what is active, while it renders; torch also what is one position around,
+    with the nine taps of 3x3 for the four that each pixel has. whole: whether all of it is asked for (``part``)."""
+    if _compiled(mask) and not whole:
+        return mask.flatten(1).mean(1)
+    if strips.pays(dtype, mask.device):
+        return mask.new_ones(len(mask))
     return reached_share(mask, height, width) * 9 / 4
+
+
+def _compiled(mask: Tensor) -> bool:
+    """Whether compiled code reads what a level is made of, and what the last one puts out."""
+    return mask.device.type == "cpu" and cpu.available() and not torch.is_grad_enabled()
 
 
 def pays(mask: Tensor, height: int, dtype: torch.dtype) -> bool:
