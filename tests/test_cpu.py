@@ -153,8 +153,8 @@ def test_masks_see_the_same() -> None:
     assert_alike(stands)
     assert 0 < stands[0][0][0].mean() < stands[0][0][2].mean()
     # Of a part of a picture, whose rows do not lie one behind the other.
-    part = [whole[..., 16:80, 32:128] for whole in (*frames, change)]
-    assert_alike(both(lambda: masks._rooted_edges(*part)))
+    first, second, between = (whole[..., 16:80, 32:128] for whole in (*frames, change))
+    assert_alike(both(lambda: masks._rooted_edges(first, second, between)))
 
 
 @pytest.mark.parametrize(("channels", "side"), [(32, 4), (20, 2), (8, 1)])
@@ -292,7 +292,7 @@ def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool) -> None
     def render(frame0: Tensor, frame1: Tensor) -> list[Tensor]:
         picture = torch.zeros(2, 3, 96, 96)
         part = picture[..., 16:80, 16:]
-        put(part, frame0, frame1, flow, out, t, pace, *last, None if everywhere else moving, found)
+        put(part, frame0, frame1, flow, out, t, pace, *last, None if everywhere else moving)
         return [picture]
 
     for frames in ((frame0, frame1), (frame0.contiguous(), frame1.contiguous())):

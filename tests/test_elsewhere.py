@@ -97,7 +97,8 @@ def test_frames_are_those_of_the_processor(options: dict[str, Any], less: int, m
     assert (len(there._portions.windows(height, width)) > 1) == bool(less)
     assert there.backend == engine.backend
     for one, other in zip(found, expected, strict=True):
-        assert one.performed_macs == other.performed_macs
+        assert one.level_performed_macs == other.level_performed_macs
+        assert one.performed_macs >= other.performed_macs  # torch enlarges more than compiled code
         assert one.masks is not None
         assert other.masks is not None
         assert np.array_equal(one.masks, other.masks)

@@ -186,7 +186,7 @@ def see_part(
     the whole picture; encodings, found: of the window."""
     if window.covers(Window.alone(*((0, length) for length in frames[0].shape[-2:]))):
         return see(net, frames, encodings, found, t, gate, backend, agree, with_motion)
-    whole = _blended(net, frames, t, gate, with_motion)
+    whole = _blended(net, frames, t, gate, with_motion, window)
     inside, picture = (window.seen(frames[0]), window.seen(frames[1])), window.seen(whole.frame)
     agree = window.seen(agree, net.agreement_side)
     part = see(net, inside, encodings, found, t, gate, backend, agree, with_motion, picture)
@@ -194,10 +194,23 @@ def see_part(
     return replace(whole, level_macs=part.level_macs, other_macs=part.other_macs)
 
 
-def _blended(net: UGSP, frames: tuple[Tensor, Tensor], t: Tensor, gate: Gate | None, with_motion: bool) -> Seen:
-    """What is made of pairs without the network, to which ``_put`` adds."""
+def _blended(
+    net: UGSP, frames: tuple[Tensor, Tensor], t: Tensor, gate: Gate | None, with_motion: bool, window: Window
+) -> Seen:
+    """What is made of pairs without the network, outside a window, to which ``_put`` adds that."""
     when = t.view(-1, 1, 1, 1)
-    frame = torch.lerp(*frames, when)
+    frame = torch.empty_like(frames[0])
+    (top, bottom), (left, right), (height, width) = window.rows, window.columns, frame.shape[-2:]
+    whole, beside = slice(0, width), slice(top, bottom)
+    for down, across in (
+        (slice(0, top), whole),
+        (slice(bottom, height), whole),
+        (beside, slice(0, left)),
+        (beside, slice(right, width)),
+    ):
+        outside = frame[..., down, across]
+        if outside.numel():
+            torch.lerp(frames[0][..., down, across], frames[1][..., down, across], when, out=outside)
     nothing = torch.zeros_like(frame[:, :1])
     motion = (nothing.repeat(1, 4, 1, 1), nothing + (1 - when)) if with_motion else None
     rows, columns = frame.shape[-2:]
@@ -230,7 +243,8 @@ def see_in_windows(
 ) -> Seen:
     """Run the network on one pair, window by window, and put the cells together. frames: both [1, 3, H, W]; t: [1];
     agree: of the whole picture."""
-    whole = _blended(net, frames, t, gate, with_motion)
+    everything = Window.alone(*((0, length) for length in frames[0].shape[-2:]))
+    whole = _blended(net, frames, t, gate, with_motion, everything)
     levels, other = [0] * len(PRUNED), 0
     encoded = net.needs_levels(gate)
     for window in windows:

@@ -462,9 +462,8 @@ class UGSP(nn.Module):
         frame0, frame1: [B, 3, H, W] in [0, 1]; first, second: their encodings; coarse: from ``coarse``; t: [B] fp32
         in (0, 1). Without a gate nothing is pruned: the dense network. With one, blocks in which
         nothing moves are pruned without asking it, and there both frames are blended where they are. agree: as in
-        ``Compared``, if it is known; motion: whether flow and blend are wanted at full size; picture:
-        both frames blended as they are, [B, 3, H, W], perhaps part of a larger picture: where flow is not wanted and
-        nothing refines it, it becomes the frame.
+        ``Compared``, if it is known; motion: whether flow and blend are wanted at full size; picture: [B, 3, H, W],
+        perhaps part of a larger picture: where flow is not wanted and nothing refines it, it becomes the frame.
         """
         if gate is not None and agree is None:
             agree = self._agreement(frame0, frame1)
@@ -681,10 +680,9 @@ class UGSP(nn.Module):
         everywhere = moving is None or (moving.device.type == "cpu" and bool(moving.all()))
         when = t.view(-1, 1, 1, 1)
         if not motion and self.refinement is None:
-            fill = picture is None and not everywhere
             if picture is None:
                 picture = torch.empty_like(frame0)
-            put_rendered(picture, frame0, frame1, flow, out, *how, None if everywhere else moving, fill)
+            put_rendered(picture, frame0, frame1, flow, out, *how, None if everywhere else moving)
             nothing = flow[:, :, :0]
             return picture, nothing, nothing[:, :1], (frame0, frame1)
         height, width = frame0.shape[-2:]

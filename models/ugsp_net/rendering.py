@@ -29,16 +29,15 @@ def put_rendered(
     prior: Tensor | None,
     still: Tensor | None,
     moving: Tensor | None,
-    fill: bool = False,
 ) -> None:
-    """Write the frame that ``rendered`` makes into a picture [B, 3, H, W], where something moves.
+    """Write the frame that ``rendered`` makes into a picture [B, 3, H, W] where something moves, elsewhere both frames
+    blended as they are.
 
-    moving: 0 where nothing is to be written, 1 elsewhere, [B, 1, rows, columns] for blocks whose sides are multiples
-    of 8, or None to write all of it; fill: whether both frames blended as they are are written elsewhere; the others as
-    in ``rendered``.
+    moving: 1 where something does, else 0, [B, 1, rows, columns] for blocks whose sides are multiples of 8, or None
+    where it does everywhere; the others as in ``rendered``.
     """
     height, width = frame0.shape[-2:]
-    if fill:
+    if moving is not None:
         picture.copy_(frame0.lerp(frame1, t.view(-1, 1, 1, 1)))
     how = t, pace, prior, still
     if moving is None:

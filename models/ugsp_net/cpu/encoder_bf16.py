@@ -32,7 +32,7 @@ from ugsp_net.cpu.products import (
     release,
     unit,
 )
-from ugsp_net.cpu.vectors import allocating, as_array, compiled, largest, load16, plain, same16
+from ugsp_net.cpu.vectors import allocating, as_array, compiled, flat, largest, load16, plain, same16
 
 COLOURS = 4
 """Numbers of a pixel as the first convolution reads it: red, green, blue and nothing."""
@@ -44,7 +44,8 @@ def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[
     """What the encoder makes of ``scale * frame + shift``, with leaky ReLUs and channels by sixteen. frame:
     [B, 3, H, W] fp32, sides multiples of 16."""
     features: list[Tensor] = []
-    (height, width), sources = frame.shape[-2:], list(plain(frame.flatten(2)))  # [3, H * W] each
+    frame = frame if frame.stride(3) == 1 else frame.contiguous()
+    (height, width), sources = frame.shape[-2:], [flat(picture) for picture in frame]
     for level in encoder.levels:
         first, second = (conv for conv in level.children() if isinstance(conv, Conv))
         assert first.bias is not None
@@ -56,9 +57,9 @@ def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[
         outs = [as_array(one.flatten()) for one in made]
         for source, out in zip(sources, outs, strict=True):
             how = np.float32(scale), np.float32(shift), *kernels, np.float32(LEAKY_SLOPE)
-            _level(unit(), source, *how, out, height, width)
+            _level(unit(), *source, *how, out, height, width)
         features.append(made.permute(0, 3, 1, 2))
-        sources = outs
+        sources = [(out, 0, 0) for out in outs]
     return features
 
 
@@ -94,16 +95,27 @@ def _put_pixels(_context: Any, red: Any, _green: Any, _blue: Any, target: Any, _
 
 
 @compiled
-def _fill(source: Any, scale: float, shift: float, y: int, width: int, inputs: int, lines: Any, place: int) -> None:
+def _fill(
+    source: Any,
+    plane: int,
+    pitch: int,
+    scale: float,
+    shift: float,
+    y: int,
+    width: int,
+    inputs: int,
+    lines: Any,
+    place: int,
+) -> None:
     """Row y of the source, of so many positions, to a place of lines and after it: up to ``LANES`` too many."""
     if source.ndim == 2:
         times, more = same16(scale), same16(shift)
         for first in range(0, width, LANES):
             # The last sixteen pixels overlap those before them where their number is no multiple.
             x = max(min(first, width - LANES), 0)
-            at = y * width + x
-            red, green = load16(source, 0, at) * times + more, load16(source, 1, at) * times + more
-            blue = load16(source, 2, at) * times + more
+            at = y * pitch + x
+            red, green = load16(source, 0, at) * times + more, load16(source, 0, at + plane) * times + more
+            blue = load16(source, 0, at + 2 * plane) * times + more
             _put_pixels(halved(red), halved(green), halved(blue), lines, place + COLOURS * x)
     else:
         for number in range(0, width * inputs, LANES):
@@ -114,6 +126,8 @@ def _fill(source: Any, scale: float, shift: float, y: int, width: int, inputs: i
 def _level(
     unit: Any,
     source: Any,
+    plane: int,
+    row: int,
     scale: float,
     shift: float,
     head: Any,
@@ -125,8 +139,8 @@ def _level(
     rows: int,
     columns: int,
 ) -> None:
-    """source: [3, H * W] fp32, of which scale and shift make what is convolved, or [H * W * C] bf16; out: [rows *
-    columns * K]."""
+    """source: fp32 from ``flat``, of which scale and shift make what is convolved, and how many numbers its planes and
+    rows are apart; or [H * W * C] bf16; out: [rows * columns * K]."""
     width, strips, leak = bias.shape[1], -(-rows // LINES), same16(slope)
     inputs = COLOURS if source.ndim == 2 else source.size // (4 * rows * columns)
     zero = np.int16(0)
@@ -143,7 +157,7 @@ def _level(
             for index in range(READ):
                 y = 2 * LINES * turn - 1 + index
                 if 0 <= y < 2 * rows:
-                    _fill(source, scale, shift, y, 2 * columns, inputs, lines, index * line + inputs)
+                    _fill(source, plane, row, scale, shift, y, 2 * columns, inputs, lines, index * line + inputs)
             for tap in range(3):
                 for index in range(LINES):
                     y = 2 * (LINES * turn + index) - 1 + tap

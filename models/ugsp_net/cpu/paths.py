@@ -38,7 +38,7 @@ def trace(
 ) -> Tensor:
     """What ``paths.trace`` returns."""
     batch, _, height, width = flow.shape
-    out = flow.new_zeros((batch, sum(paths._SIDES), height, width))
+    out = flow.new_empty((batch, sum(paths._SIDES), height, width))
     for index in range(batch):
         made, own = out[index].numpy(), plain(flow[index])
         guesses, onward, bend, weight, hidden, cut, _ = np.split(made, (4, 8, 12, 14, 16, 17))
@@ -57,9 +57,10 @@ def trace(
                     tracked[:] = 0
             told = onward[2 * one : 2 * one + 2], bend[2 * one : 2 * one + 2], weight[one], hidden[one]
             _side(ways[one], seen[one], away, tracked, np.float32(time or 1.0), *_WEIGHTS, *told)
-        if still is not None:
-            parts = plain(still[index, 0]).reshape(height, FINER, width, FINER)
-            made[-(FINER**2) :] = parts.transpose(1, 3, 0, 2).reshape(-1, height, width)
+        if still is None:
+            made[-(FINER**2) :] = 0
+        else:
+            _apart(plain(still[index, 0]), made[-(FINER**2) :])
     return out
 
 
@@ -78,8 +79,7 @@ def carry(known: Tensor, t: Tensor, into: Tensor | None = None) -> Tensor:
         _settle(told, when, np.float32(paths.GUESS), np.float32(paths.DOUBT), np.float32(paths.CERTAIN), landed, small)
         made = out[index].numpy()
         _enlarge(small, made)
-        still = told[-(FINER**2) :].reshape(FINER, FINER, height, width)
-        made[5] = still.transpose(2, 0, 3, 1).reshape(FINER * height, FINER * width)
+        _together(told[-(FINER**2) :], made[5])
     return out
 
 
@@ -358,6 +358,26 @@ def _settle(told: Any, when: float, guess: float, doubt: float, certain: float, 
             out[3, i, j] = scale * (landed[i, place + 3] + guess * rest * way_y)
             first, second = min(landed[i, place + 4] / known, one), min(landed[i, place + 5] / known, one)
             out[4, i, j] = np.log((one + doubt - second) / (one + doubt - first))
+
+
+@compiled
+def _apart(whole: Any, parts: Any) -> None:
+    """Positions of [2 h, 2 w] by their place in every 2x2 of them, [4, h, w]."""
+    for i in range(parts.shape[1]):
+        for down in range(FINER):
+            row, left, right = whole[FINER * i + down], parts[FINER * down, i], parts[FINER * down + 1, i]
+            for j in range(left.size):
+                left[j], right[j] = row[FINER * j], row[FINER * j + 1]
+
+
+@compiled
+def _together(parts: Any, whole: Any) -> None:
+    """``_apart`` undone."""
+    for i in range(parts.shape[1]):
+        for down in range(FINER):
+            row, left, right = whole[FINER * i + down], parts[FINER * down, i], parts[FINER * down + 1, i]
+            for j in range(left.size):
+                row[FINER * j], row[FINER * j + 1] = left[j], right[j]
 
 
 @allocating

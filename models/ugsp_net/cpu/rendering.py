@@ -1,4 +1,4 @@
-"""``rendering.put_rendered``, for processors: every pixel is made at once, and only where something moves."""
+"""``rendering.put_rendered``, for processors: every pixel is made at once, and blended where nothing moves."""
 
 from __future__ import annotations
 
@@ -55,11 +55,10 @@ def put_rendered(
     prior: Tensor | None,
     still: Tensor | None,
     moving: Tensor | None,
-    fill: bool = False,
 ) -> None:
     """What ``rendering.put_rendered`` does."""
     height, width = frame0.shape[-2:]
-    fill = fill and moving is not None
+    everywhere = moving is None
     moving = flow.new_ones((len(flow), 1, height // 8, width // 8)) if moving is None else moving
     side = block_side(moving, height, width)
     for index in range(len(picture)):
@@ -72,7 +71,7 @@ def put_rendered(
         unit = products.unit() if added[3].ndim == 1 else None
         how = plain(flow[index]), *added, likelier, plain(pace[index, :, 0, 0]), before
         _render(unit, made, *frames, *how, there, side)
-        if fill:
+        if not everywhere:
             _blend(made, *frames, np.float32(when), there, side)
         if still is not None:
             _put_still(made, *frames, plain(still[index, 0]), np.float32(when), there, side)
@@ -137,9 +136,9 @@ def _spread_line(
     begins: Any,
     out: Any,
 ) -> int:
-    """What the positions of a row put out that were computed, to out [N, outputs], their columns and their places there;
-    from what lies as it does in the level. there: [columns], which were computed; begins: room for ``LINES`` numbers.
-    Returns how many."""
+    """What the positions of a row put out that were computed, to out [N, outputs], their columns and where in out they
+    are; from what lies as it does in the level. there: [columns], which were computed; begins: room for ``LINES``
+    numbers. Returns how many."""
     count, lines, width = 0, 0, len(there)
     for first in range(0, width, LANES):
         some = 0
@@ -153,12 +152,13 @@ def _spread_line(
         begins[lines % LINES] = (row * width + first) * step
         lines += 1
         if lines % LINES == 0:
-            multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[(lines - LINES) * LANES :], out.shape[1])
-    done = lines // LINES * LINES
-    if lines > done:
-        for index in range(lines - done, LINES):
+            into = out[(lines - LINES) * LANES :]
+            multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, into, out.shape[1])
+    more = lines % LINES
+    if more > 0:
+        for index in range(more, LINES):
             begins[index] = begins[0]
-        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[done * LANES :], out.shape[1])
+        multiply(unit, table, begins, 0, 0, 0, 1, step, kernel, 1, step, out[(lines - more) * LANES :], out.shape[1])
     return count
 
 

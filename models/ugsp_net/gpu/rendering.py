@@ -33,7 +33,6 @@ def put_rendered(
     prior: Tensor | None,
     still: Tensor | None,
     moving: Tensor | None,
-    fill: bool = False,
 ) -> None:
     """What ``rendering.put_rendered`` does, without waiting for the device. Pictures and frames may be any views."""
     batch, _, rows, columns = flow.shape
@@ -65,7 +64,6 @@ def put_rendered(
             REACHED_SIDE=reached_side,
             MOVING_SIDE=moving_side,
             SQUARES=isinstance(out, SquaresOutput),
-            FILL=fill and moving is not None,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             num_warps=4,
@@ -134,7 +132,6 @@ def _put_pixels(
     REACHED_SIDE: tl.constexpr,  # positions
     MOVING_SIDE: tl.constexpr,  # pixels
     SQUARES: tl.constexpr,
-    FILL: tl.constexpr,  # elsewhere both frames are blended as they are
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
@@ -161,19 +158,18 @@ def _put_pixels(
         moving += number * (height // MOVING_SIDE) * across
         block = (y // MOVING_SIDE) * across + x // MOVING_SIDE
         moves = tl.load(moving + block, mask=wanted, other=0.0) != 0
-        if FILL:
-            rest = wanted & (moves == 0)
-            if tl.max(rest.to(tl.int32), axis=0) > 0:
-                _blend(
-                    picture + y * row_step + x * column_step,
-                    frame0 + y * row_step0 + x * column_step0,
-                    frame1 + y * row_step1 + x * column_step1,
-                    plane_step,
-                    plane_step0,
-                    plane_step1,
-                    tl.load(t + number),
-                    rest,
-                )
+        rest = wanted & (moves == 0)
+        if tl.max(rest.to(tl.int32), axis=0) > 0:
+            _blend(
+                picture + y * row_step + x * column_step,
+                frame0 + y * row_step0 + x * column_step0,
+                frame1 + y * row_step1 + x * column_step1,
+                plane_step,
+                plane_step0,
+                plane_step1,
+                tl.load(t + number),
+                rest,
+            )
         wanted = wanted & moves
     if tl.max(wanted.to(tl.int32), axis=0) == 0:
         return
