@@ -35,6 +35,9 @@ MODEL = (
     (640, 368, 1.0, "fp32", 1, 0),
     (640, 368, 1.0, "fp32", 4, 0),
     (640, 368, 1.0, "bf16", 1, 0),
+    (1280, 720, 1.0, "bf16", 4, 0),
+    (1920, 1080, 1.0, "bf16", 1, 0),
+    (2560, 1440, 1.0, "bf16", 2, 0),
     (1280, 720, 1.0, "fp32", 1, 0),
     (1280, 720, 1.0, "fp32", 4, 0),
     (1280, 720, 1.0, "fp32", 1, 1),
@@ -71,6 +74,8 @@ def status(field: str, process: int | str = "self") -> int:
 
 def one_prediction(width: int, height: int, scale: float, precision: str, batch: int, halvings: int) -> dict[str, Any]:
     """The engine's peak while it makes two batches, beside what is predicted. Every block is computed."""
+    import torch
+
     from ugsp_cli.decode import Frame
     from ugsp_cli.engine import EngineOptions, Interpolator, Request
     from ugsp_cli.memory import peak_bytes
@@ -99,6 +104,7 @@ def one_prediction(width: int, height: int, scale: float, precision: str, batch:
         engine.interpolate(requests[first : first + batch])
     windows = engine._portions.windows(height, width)
     seen = max(window.pixels for window in windows)
+    need = peak_bytes(width * height, seen, batch, precision, torch.device("cpu"), engine._portions._workers)
     return {
         "size": f"{width}x{height}",
         "flow_scale": scale,
@@ -106,7 +112,7 @@ def one_prediction(width: int, height: int, scale: float, precision: str, batch:
         "batch": batch,
         "windows": len(windows),
         "measured_mib": status("VmHWM") - before,
-        "predicted_mib": peak_bytes(width * height, seen, batch, precision, engine._portions._workers) // MIB,
+        "predicted_mib": need // MIB,
     }
 
 

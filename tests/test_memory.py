@@ -18,7 +18,9 @@ from ugsp_cli.engine import EngineOptions, Interpolator, Request
 from ugsp_cli.memory import peak_bytes
 from ugsp_cli.pixels import RGB, ColourTags
 from ugsp_cli.portions import Portion, Portions
+from ugsp_net import cpu
 from ugsp_net.config import NetConfig
+from ugsp_net.sparse import strips, winograd
 
 GIB = 1 << 30
 WIDTH, HEIGHT = 1536, 384
@@ -81,7 +83,7 @@ def test_what_is_planned_fits(width: int, height: int, free: int | None, monkeyp
     plan = planned(monkeypatch, free, 8, None)
     chosen = plan.settle(height, width)
     seen = max(window.pixels for window in plan.windows(height, width))
-    need = peak_bytes(width * height, seen, chosen.batch, "fp32")
+    need = peak_bytes(width * height, seen, chosen.batch, "fp32", CPU)
     if free is None or free == 64 * GIB:
         assert chosen == Portion(8)
         assert plan.notes == []
@@ -91,6 +93,21 @@ def test_what_is_planned_fits(width: int, height: int, free: int | None, monkeyp
         assert chosen.halvings == 0
     if chosen.coarser > 1:
         assert len(plan._windows(height, width, chosen.halvings + 1)) == len(plan.windows(height, width))
+
+
+@pytest.mark.skipif(not cpu.available(), reason="needs compiled code")
+def test_compiled_code_is_planned_with_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels by strips and in tiles of Winograd's take a fraction of what torch's tiles do."""
+    pixels, needs = 2560 * 1440, []
+    for way in ("strips", "winograd", "neither"):
+        for module, name in ((strips, "strips"), (winograd, "winograd")):
+            monkeypatch.setattr(module, "pays", lambda *_, pays=way == name: pays)
+        needs.append(peak_bytes(pixels, pixels, 2, "fp32", CPU))
+    assert needs == sorted(needs)
+    with cpu.refused():
+        needs.append(peak_bytes(pixels, pixels, 2, "fp32", CPU))
+    assert needs[0] < 0.4 * needs[-1]
+    assert needs[-1] == peak_bytes(pixels, pixels, 2, "fp32", torch.device("cuda"))
 
 
 def test_each_thing_that_is_given_up_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +156,8 @@ def _run_limited(room: int) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process are Linux's")
 def test_a_run_under_a_limit_is_made_in_windows() -> None:
     """What is predicted is more than the four fifths of the limit that are planned with."""
-    command = [sys.executable, "-m", "tests.test_memory", str(peak_bytes(WIDTH * HEIGHT, WIDTH * HEIGHT, 1, "fp32"))]
+    predicted = peak_bytes(WIDTH * HEIGHT, WIDTH * HEIGHT, 1, "fp32", CPU)
+    command = [sys.executable, "-m", "tests.test_memory", str(predicted)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == ["little memory is free: each frame is made in 2 windows that overlap"]

@@ -30,7 +30,7 @@ from ugsp_net.gpu import graphs
 from ugsp_net.masks import Gate, enlarge, hard_gate, keep_gate, still_pixels, unsettled
 from ugsp_net.network import UGSP, Compared, Encoding, channels_last
 from ugsp_net.paths import carry, is_cut, trace
-from ugsp_net.precision import has_fast_bf16
+from ugsp_net.precision import TYPES, has_fast_bf16
 from ugsp_net.search import POINT
 from ugsp_net.sparse import BACKENDS, why_not
 from ugsp_net.warp import blend_enlarged
@@ -38,8 +38,6 @@ from ugsp_net.warp import blend_enlarged
 __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolator", "load_weights", "resolve_device"]
 
 Item = TypeVar("Item")
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 MOST_WORKERS = 4
 """Frames that a processor makes at once, if it has so many cores; each takes memory of its own."""
@@ -196,7 +194,7 @@ class Interpolator:
         self.backend = backend if options.pruning else "dense"
         self.strides = tuple(STRIDES[index] for index in PRUNED)
         self._device = device
-        self._net = channels_last(weights.net.to(device, PRECISIONS[precision]))
+        self._net = channels_last(weights.net.to(device, TYPES[precision]))
         self._net.frozen = True
         self._gate = _gate(options)
         # With a share to keep, blocks of the whole picture are ranked; a refinement is made everywhere.
@@ -675,8 +673,8 @@ def _resolve_precision(text: str, device: torch.device) -> str:
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         return "bf16" if has_fast_bf16() else "fp32"
-    if text not in PRECISIONS:
-        raise UsageError(f"no precision called {text!r}", f"Use auto, {', '.join(PRECISIONS)}.")
+    if text not in TYPES:
+        raise UsageError(f"no precision called {text!r}", f"Use auto, {', '.join(TYPES)}.")
     if text == "fp16" and device.type == "cpu":
         raise UsageError("fp16 does not run on the CPU", "Use --precision bf16 or fp32.")
     return text

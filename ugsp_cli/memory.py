@@ -8,14 +8,22 @@ from pathlib import Path
 
 import torch
 
-from ugsp_net import gpu
+from ugsp_net import cpu, gpu
+from ugsp_net.precision import TYPES
+from ugsp_net.sparse import strips, winograd
 
 __all__ = ["USABLE", "free_bytes", "peak_bytes"]
 
 NETWORK_BYTES = {"fp32": 780, "bf16": 840, "fp16": 840}
-"""For each pixel that the network sees at once. The network that ships, on a processor, measured as the peak of the
-resident memory at sizes from 640x368 to 7680x4320 (`benchmarks/memory.py model`); every block computed by the tiles,
-which takes most. bf16 where it is emulated, which takes more than fp32; no graphics card has been measured."""
+"""For each pixel that the network sees at once, of the network that ships, where every block is computed: as torch does
+it, bf16 emulated. No graphics card has been measured."""
+
+COMPILED_BYTES = {"strips": 180, "winograd": 300, "fp32": 600}
+"""The same on a processor in compiled code: levels in bf16, in fp32 with AVX2, and otherwise. Measured as the peak of
+the resident memory at sizes from 640x368 to 7680x4320 (`benchmarks/memory.py model`), which is up to a fifth less."""
+
+CODE_BYTES = 150 << 20
+"""Compiled code, once."""
 
 FRAME_BYTES = 76
 """For each pixel of the frames: both given ones and the made one as fp32 RGB, and what their conversion needs. At
@@ -25,14 +33,27 @@ USABLE = 0.8
 """Share of the free memory that may be planned with: the allocators' gaps and the codecs' frames need some too."""
 
 
-def peak_bytes(whole: int, seen: int, batch: int, precision: str, workers: int | None = None) -> int:
+def peak_bytes(
+    whole: int, seen: int, batch: int, precision: str, device: torch.device, workers: int | None = None
+) -> int:
     """What making frames takes at its peak, beside the weights and what the process takes without frames.
 
     whole: pixels of a frame at its own size; seen: what the network sees of it at once; batch: frames made at once;
     workers: how many of them are in the network at once, None: all.
     """
     inside = batch if workers is None else min(batch, workers)
-    return inside * seen * NETWORK_BYTES[precision] + batch * whole * FRAME_BYTES
+    each, code = _network_bytes(precision, device)
+    return inside * seen * each + batch * whole * FRAME_BYTES + code
+
+
+def _network_bytes(precision: str, device: torch.device) -> tuple[int, int]:
+    """For each pixel that the network sees at once, and once."""
+    if device.type != "cpu" or not cpu.available():
+        return NETWORK_BYTES[precision], 0
+    dtype = TYPES[precision]
+    with torch.no_grad():  # as frames are made
+        way = "strips" if strips.pays(dtype, device) else "winograd" if winograd.pays(dtype, device) else precision
+    return COMPILED_BYTES.get(way, NETWORK_BYTES[precision]), CODE_BYTES
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -129,7 +129,7 @@ class Portions:
         portion = self._at[height, width]
         windows = self._windows(height, width, portion.halvings)
         most = max(window.pixels for window in windows)
-        return peak_bytes(height * width, most, portion.batch, self._precision, self._workers)
+        return peak_bytes(height * width, most, portion.batch, self._precision, self._device, self._workers)
 
     def _give_up(self, height: int, width: int) -> bool:
         """Do less at once from now on. First what costs nothing: fewer frames. Then windows, which cost time and change

@@ -9,6 +9,9 @@ from functools import cache
 
 import torch
 
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of activations, by the names that users know."""
+
 
 def has_fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 itself (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slower than fp32."""
