@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -27,14 +27,19 @@ class _Keeping:
 
     def kept(self, make: Callable[[Tensor], Made]) -> Made:
         """``make(weight)``, by which it is known, as it was made before if the weight is the same."""
-        if self.weight.is_inference():  # which does not tell when it changes
-            return make(self.weight)
-        kept: dict[Any, tuple[Any, ...]] = self.__dict__.setdefault("_kept", {})
-        state = self.weight._version, self.weight.data_ptr()
-        if kept.get(make, (None,))[0] != state:
-            kept[make] = state, make(self.weight)
-        made: Made = kept[make][1]
-        return made
+        return _kept(self, make, self.weight, (self.weight,))
+
+
+def _kept(module: Any, make: Callable[[Any], Made], of: Any, weights: Sequence[Tensor]) -> Made:
+    """``make(of)``, as the module keeps it from before if the weights of which it is made are the same."""
+    if any(weight.is_inference() for weight in weights):  # which do not tell when they change
+        return make(of)
+    kept: dict[Any, tuple[Any, ...]] = module.__dict__.setdefault("_kept", {})
+    state = [(weight._version, weight.data_ptr()) for weight in weights]
+    if kept.get(make, (None,))[0] != state:
+        kept[make] = state, make(of)
+    made: Made = kept[make][1]
+    return made
 
 
 class Conv(_Keeping, nn.Conv2d):
@@ -198,6 +203,10 @@ class Level(nn.Module):
         convs = [conv for conv in (self.head, *self.convs) if isinstance(conv, Conv)]
         activations = [activation for activation in self.activations if isinstance(activation, Activation)]
         return list(zip(convs, activations, strict=True))
+
+    def kept(self, make: Callable[[Level], Made]) -> Made:
+        """``make(level)``, by which it is known, as it was made before if all weights are the same."""
+        return _kept(self, make, self, list(self.parameters()))
 
     def projection(self, layer: int, dtype: torch.dtype) -> Tensor:
         """The columns of the 1x1 projection that meet one layer's output, [outputs, width, 1, 1]."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ugsp_net.cpu.vectors import as_array, compiled, lane, load4, plain
+from ugsp_net.cpu.vectors import allocating, as_array, compiled, lane, load4, plain
 
 
 def smaller_flows(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,13 +64,14 @@ def _halve(flow: Any, share: float, out: Any) -> None:
                 into[j] = share * (upper[2 * j] + upper[2 * j + 1] + lower[2 * j] + lower[2 * j + 1])
 
 
-@compiled
+@allocating
 def _enlarge(begun: Any, flow: Any, found: Any, out: Any) -> None:
     """begun, out: [N, H, W]; flow, found: [N, H / 2, W / 2]."""
     # Twice the difference, of which each position takes three quarters down and three quarters across.
     near, far = np.float32(1.5), np.float32(0.5)
     most, quarter = np.float32(0.75), np.float32(0.25)
     rows, columns = flow.shape[1:]
+    row = np.empty(columns + 2, np.float32)
     for plane in range(out.shape[0]):
         for y in range(out.shape[1]):
             i = y // 2
@@ -78,11 +79,9 @@ def _enlarge(begun: Any, flow: Any, found: Any, out: Any) -> None:
             here, other = flow[plane, i], flow[plane, beside]
             less, other_less = found[plane, i], found[plane, beside]
             first, into = begun[plane, y], out[plane, y]
-            before = now = near * (here[0] - less[0]) + far * (other[0] - other_less[0])
             for j in range(columns):
-                after = now
-                if j + 1 < columns:
-                    after = near * (here[j + 1] - less[j + 1]) + far * (other[j + 1] - other_less[j + 1])
-                into[2 * j] = first[2 * j] + most * now + quarter * before
-                into[2 * j + 1] = first[2 * j + 1] + most * now + quarter * after
-                before, now = now, after
+                row[j + 1] = near * (here[j] - less[j]) + far * (other[j] - other_less[j])
+            row[0], row[columns + 1] = row[1], row[columns]
+            for j in range(columns):
+                into[2 * j] = first[2 * j] + most * row[j + 1] + quarter * row[j]
+                into[2 * j + 1] = first[2 * j + 1] + most * row[j + 1] + quarter * row[j + 2]

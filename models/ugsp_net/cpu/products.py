@@ -21,7 +21,7 @@ from numba.extending import intrinsic, models, register_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu.vectors import allocating, compiled, inlined, largest, load16, same16
+from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, largest, load16, same16
 from ugsp_net.precision import has_matrix_unit
 
 LANES = 16
@@ -364,6 +364,18 @@ def _clear(values: Any, place: int, count: int) -> None:
 
 
 @compiled
+def _clear_border(values: Any, lines: int, width: int, height: int, step: int) -> None:
+    """Zeros at the border of ``room_for``."""
+    pitch, chunks = (width + ROOM) * step, step // PAIRS
+    for line in range(lines):
+        if line == 0 or line == height + 1:
+            _clear(values, line * pitch, (width + ROOM) * chunks)
+        else:
+            _clear(values, line * pitch, chunks)
+            _clear(values, line * pitch + (width + 1) * step, chunks)
+
+
+@compiled
 def _clear_beside(wanted: Any, strip: int, side: int, step: int, pitch: int, values: Any, place: int) -> None:
     """Zeros at what is not active and read by what is, in a strip. place: of its first line."""
     strips, columns = wanted.shape
@@ -507,8 +519,7 @@ def room_for(height: int, width: int, channels: int) -> Tensor:
     """Lines of positions as ``run`` takes its inputs, the border filled with zeros, [lines, W + ROOM, C] bf16."""
     lines = -(-height // LINES) * LINES + 2
     made = torch.empty(lines, width + ROOM, -(-channels // PAIRS) * PAIRS, dtype=torch.bfloat16)
-    for border in (made[0], made[height + 1], made[:, 0], made[:, width + 1]):
-        border.zero_()
+    _clear_border(as_array(made.flatten()), lines, width, height, made.shape[2])
     return made
 
 
@@ -526,14 +537,9 @@ def convolution(weight: Tensor) -> Tensor:
     return in_blocks(weight.permute(2, 0, 3, 1))
 
 
-@cache
-def projection(layers: int) -> Callable[[Tensor], Tensor]:
+def projection(layers: int, weight: Tensor) -> Tensor:
     """``in_blocks`` of [P, layers * K, 1, 1], a line for each layer's part."""
-
-    def make(weight: Tensor) -> Tensor:
-        return in_blocks(weight.flatten(1).unflatten(1, (layers, -1)).transpose(0, 1)[:, :, None])
-
-    return make
+    return in_blocks(weight.flatten(1).unflatten(1, (layers, -1)).transpose(0, 1)[:, :, None])
 
 
 def enlargement(weight: Tensor) -> Tensor:

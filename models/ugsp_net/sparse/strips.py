@@ -7,6 +7,8 @@ or scattered, and positions that are not active are left out in cells of four li
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,32 +46,46 @@ def run(
     from ugsp_net.cpu import products
     from ugsp_net.cpu.vectors import as_array, plain
 
-    side, unit = block_side(mask, height, width), products.unit()
-    layers = level.layers
-    head, *kernels = (conv.kept(products.convolution) for conv, _ in layers)
-    weights = level.project.kept(products.projection(len(layers)))
-    outputs, step = -(-level.outputs // products.LANES) * products.LANES, -(-level.outputs // products.PAIRS)
-    step *= products.PAIRS
-    wide = -level.width % products.LANES
-    slopes = torch.stack([F.pad(_slopes(made, level.width), (0, wide)) for _, made in layers])
-    missing = outputs - level.outputs
-    bias = F.pad(level.bias().flatten(), (0, missing))[None]
-    last = F.pad(_slopes(activation, level.outputs), (0, missing))[None]
+    side, unit, laid = block_side(mask, height, width), products.unit(), level.kept(_laid)
+    outputs = laid.bias.shape[1]
+    step = -(-outputs // products.PAIRS) * products.PAIRS
+    last = F.pad(_slopes(activation, level.outputs), (0, outputs - level.outputs))[None]
     positions = len(mask) * height * width
     # Products read up to a vector of positions beyond the last one.
-    out = head.new_empty(positions + products.LANES, step)[:positions].view(len(mask), -1, step)
+    out = laid.head.new_empty(positions + products.LANES, step)[:positions].view(len(mask), -1, step)
     if activation is None:
-        out.copy_(F.pad(bias, (0, step - outputs)))
+        out.copy_(F.pad(laid.bias, (0, step - outputs)))
     blocks = plain(mask[:, 0])
-    more = torch.stack(kernels) if kernels else head.new_empty(0, 1)
-    how = as_array(more), plain(slopes), as_array(weights), plain(bias), plain(last)
+    how = as_array(laid.kernels), plain(laid.slopes), as_array(laid.weights), plain(laid.bias), plain(last)
     for picture in range(len(mask)):
         if not blocks[picture].any():
             continue
         given = inputs.lines(mask[picture, 0], picture)
-        arrays = as_array(given.flatten()), layers[0][0].in_channels, as_array(head), *how, blocks[picture], side
+        arrays = as_array(given.flatten()), level.head.in_channels, as_array(laid.head), *how, blocks[picture], side
         products.run(unit, *arrays, as_array(out[picture].flatten()))
     return out
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """A level's weights as ``cpu.products.run`` takes them."""
+
+    head: Tensor
+    kernels: Tensor
+    slopes: Tensor
+    weights: Tensor
+    bias: Tensor
+
+
+def _laid(level: Level) -> _Laid:
+    from ugsp_net.cpu import products
+
+    layers = level.layers
+    head, *kernels = (products.convolution(conv.weight) for conv, _ in layers)
+    slopes = [F.pad(_slopes(made, level.width), (0, -level.width % products.LANES)) for _, made in layers]
+    bias = F.pad(level.bias().flatten(), (0, -level.outputs % products.LANES))[None]
+    more = torch.stack(kernels) if kernels else head.new_empty(0, 1)
+    return _Laid(head, more, torch.stack(slopes), products.projection(len(layers), level.project.weight), bias)
 
 
 def _slopes(activation: Activation | None, channels: int) -> Tensor:

@@ -297,9 +297,8 @@ class ConstantOutput:
         """Of a level of height x width positions."""
         bias = level.bias().to(synthesis.enlarge.weight.dtype)
         small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))[0]  # [8, 8, 8]
-        columns = torch.arange(2 * width, device=bias.device) % 2 + 2
-        columns[0], columns[-1] = 0, 7
-        self.bands = small.index_select(2, columns)
+        self.bands = small[:, :, 2:4].repeat(1, 1, width)
+        self.bands[:, :, 0], self.bands[:, :, -1] = small[:, :, 0], small[:, :, 7]
         """[8, 8, 2 * width] fp32: rows that differ are the first, two that repeat, and the last."""
         self.pictures, self.height, self.width = pictures, height, width
 
@@ -379,6 +378,11 @@ class _SparseOutput:
         return whole, bands, numbers, table, kernel, -self._table[-1:].float() @ kernel
 
 
+def _taps(weight: Tensor) -> Tensor:
+    """What a 4x4 transposed convolution [C, O, 4, 4] in bf16 makes of a position (row, output, column)."""
+    return weight.bfloat16().float().permute(0, 2, 1, 3).flatten(1)
+
+
 class _StripsOutput:
     """What the last level puts out where strips made it."""
 
@@ -410,7 +414,7 @@ class _StripsOutput:
 
         whole, bands, *_ = self._constant.lines(picture)
         there = enlarge(self._mask[picture : picture + 1], block_side(self._mask, *self._lines.shape[1:3]))[0, 0] > 0
-        kernel = self._enlarge.weight.to(self._lines.dtype).float().permute(0, 2, 1, 3).flatten(1)  # [C, 4 * 8 * 4]
+        kernel = self._enlarge.kept(_taps)  # [C, 4 * 8 * 4]
         table, less = self._lines[picture].flatten(), -self._bias[:, :, 0, 0].float() @ kernel
         return whole, bands, there.to(torch.uint8), table, self._enlarge.kept(enlargement), less
 
