@@ -23,7 +23,7 @@ from ugsp_net.config import NetConfig
 from ugsp_net.sparse import strips, winograd
 
 GIB = 1 << 30
-WIDTH, HEIGHT = 1536, 384
+WIDTH, HEIGHT = 3072, 384
 """Of the frames that are made under a limit."""
 CPU = torch.device("cpu")
 

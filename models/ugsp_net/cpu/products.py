@@ -9,7 +9,6 @@ multiplied, one position after the other, so nothing is gathered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
