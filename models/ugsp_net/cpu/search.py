@@ -175,18 +175,19 @@ class _Patches:
         self._frames = first, second, every, _share(every)
         self._cost = np.empty(begun.shape[:2], np.float32)
         self._looks = np.empty(begun.shape[:2], np.bool_)
+        self._tried = np.empty(begun.shape[1:], np.float32)
         fits = search.NOISE / 4**level * self._samples
         self.look: bool = _begin(*self._frames, np.float32(fits), begun, self._cost, self._looks)
         if self.look:
             damping = search.DAMPING * self._samples / PATCH**2
-            inverse = np.empty((*begun.shape[:2], 7), np.float32)  # the last two for a step
+            inverse = np.empty((*begun.shape[:2], 5), np.float32)
             _invert(across, down, *self._frames[2:], np.float32(damping), self._looks, inverse)
             self._slopes = across, down, inverse
 
     def try_smaller(self, tried: Any) -> None:
         """Try the flow of the patch of the next smaller size that is at the same place. tried: of all of these,
         [rows / 2, columns / 2, 2]."""
-        _try_smaller(*self._frames, tried, self._looks, self.flow, self._cost)
+        _try_smaller(*self._frames, tried, self._tried, self._looks, self.flow, self._cost)
 
     def try_everywhere(self) -> None:
         """Try all short displacements."""
@@ -195,12 +196,14 @@ class _Patches:
     def try_back(self, way: Any) -> None:
         """Try the way back from the patch of the other frame that is nearest to where each patch leads now. way: the
         other frame's flow, [rows, columns, 2]."""
-        _try_back(*self._frames, way, self._looks, self.flow, self._cost)
+        _try_back(*self._frames, way, self._tried, self._looks, self.flow, self._cost)
 
     def try_around(self, distance: int) -> None:
         """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
         side = min(distance, max(1, min(self._looks.shape) - 1))
-        _try_around(*self._frames, *self._slopes, side, self.flow.copy(), self._looks, self.flow, self._cost)
+        _try_around(
+            *self._frames, *self._slopes, side, self.flow.copy(), self._tried, self._looks, self.flow, self._cost
+        )
 
     def look_far(self) -> None:
         """Try all flows within ``search.FAR`` positions of theirs for the patches that are lost."""
@@ -431,6 +434,37 @@ def _try_four(
 
 
 @compiled
+def _try_row(
+    first: Any, second: Any, every: int, share: float, i: int, tried: Any, looks: Any, flow: Any, cost: Any
+) -> None:
+    """Take for each patch of row i the flow that is tried, [columns, 2], where it fits better. Four patches at a time:
+    what each costs is summed at once."""
+    columns = len(tried)
+    j = 0
+    while j < columns:
+        if j + 4 <= columns and looks[i, j] & looks[i, j + 1] & looks[i, j + 2] & looks[i, j + 3]:
+            top, left = CELL * i - MARGIN, CELL * j - MARGIN
+            a, b = _sums(first, second, every, top, left, tried[j, 0], tried[j, 1])
+            c, d = _sums(first, second, every, top, left + CELL, tried[j + 1, 0], tried[j + 1, 1])
+            e, f = _sums(first, second, every, top, left + 2 * CELL, tried[j + 2, 0], tried[j + 2, 1])
+            g, h = _sums(first, second, every, top, left + 3 * CELL, tried[j + 3, 0], tried[j + 3, 1])
+            summed = totals((a, b, c, d, e, f, g, h))
+            for index in range(4):
+                mean = lane(summed, 2 * index)
+                costs = max(lane(summed, 2 * index + 1) - mean * mean * share, np.float32(0))
+                # Written in either case: see ``_try``.
+                better, at = costs < cost[i, j + index], j + index
+                cost[i, at] = costs if better else cost[i, at]
+                flow[i, at, 0] = tried[at, 0] if better else flow[i, at, 0]
+                flow[i, at, 1] = tried[at, 1] if better else flow[i, at, 1]
+            j += 4
+        else:
+            if looks[i, j]:
+                _try(first, second, every, share, i, j, tried[j, 0], tried[j, 1], flow, cost)
+            j += 1
+
+
+@compiled
 def _from_smaller(flow: Any, out: Any) -> None:
     """Where patches begin, [rows, columns, 2]: twice the flow of the next smaller size, [2, h, w], at their places."""
     for i in range(out.shape[0]):
@@ -440,13 +474,16 @@ def _from_smaller(flow: Any, out: Any) -> None:
 
 @compiled
 def _try_smaller(
-    first: Any, second: Any, every: int, share: float, tried: Any, looks: Any, flow: Any, cost: Any
+    first: Any, second: Any, every: int, share: float, smaller: Any, tried: Any, looks: Any, flow: Any, cost: Any
 ) -> None:
+    """smaller: [rows / 2, columns / 2, 2]; tried: room for a row, as in ``_try_row``."""
     for i in range(looks.shape[0]):
         for j in range(looks.shape[1]):
-            if looks[i, j]:
-                across, down = np.float32(2) * tried[i // 2, j // 2, 0], np.float32(2) * tried[i // 2, j // 2, 1]
-                _try(first, second, every, share, i, j, across, down, flow, cost)
+            tried[j, 0], tried[j, 1] = (
+                np.float32(2) * smaller[i // 2, j // 2, 0],
+                np.float32(2) * smaller[i // 2, j // 2, 1],
+            )
+        _try_row(first, second, every, share, i, tried, looks, flow, cost)
 
 
 @compiled
@@ -468,14 +505,17 @@ def _nearest(position: Any, count: int) -> Any:
 
 
 @compiled
-def _try_back(first: Any, second: Any, every: int, share: float, way: Any, looks: Any, flow: Any, cost: Any) -> None:
+def _try_back(
+    first: Any, second: Any, every: int, share: float, way: Any, tried: Any, looks: Any, flow: Any, cost: Any
+) -> None:
+    """tried: room for a row, as in ``_try_row``."""
     rows, columns = looks.shape
     for i in range(rows):
         for j in range(columns):
-            if looks[i, j]:
-                row = _nearest(np.float32(i) + flow[i, j, 1] / np.float32(CELL), rows)
-                column = _nearest(np.float32(j) + flow[i, j, 0] / np.float32(CELL), columns)
-                _try(first, second, every, share, i, j, -way[row, column, 0], -way[row, column, 1], flow, cost)
+            row = _nearest(np.float32(i) + flow[i, j, 1] / np.float32(CELL), rows)
+            column = _nearest(np.float32(j) + flow[i, j, 0] / np.float32(CELL), columns)
+            tried[j, 0], tried[j, 1] = -way[row, column, 0], -way[row, column, 1]
+        _try_row(first, second, every, share, i, tried, looks, flow, cost)
 
 
 @compiled
@@ -489,11 +529,12 @@ def _try_around(
     inverse: Any,
     side: int,
     before: Any,
+    tried: Any,
     looks: Any,
     flow: Any,
     cost: Any,
 ) -> None:
-    """before: the flow of all patches as it was; flow: as it becomes."""
+    """before: the flow of all patches as it was; flow: as it becomes; tried: room for a row, as in ``_try_row``."""
     rows, columns = looks.shape
     for i in range(rows):
         for j in range(columns):
@@ -515,10 +556,8 @@ def _try_around(
         # Each by itself, since what one patch waits for the next one does not: a quarter of the time less.
         for j in range(columns):
             if looks[i, j]:
-                inverse[i, j, 5], inverse[i, j, 6] = _step(first, second, every, slope_x, slope_y, inverse, i, j, flow)
-        for j in range(columns):
-            if looks[i, j]:
-                _try(first, second, every, share, i, j, inverse[i, j, 5], inverse[i, j, 6], flow, cost)
+                tried[j, 0], tried[j, 1] = _step(first, second, every, slope_x, slope_y, inverse, i, j, flow)
+        _try_row(first, second, every, share, i, tried, looks, flow, cost)
 
 
 @compiled
