@@ -212,6 +212,12 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[_Call] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to tell its compiler, which nobody uses here, to leave this alone: so it would import it, and
+        Triton where that is installed."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
