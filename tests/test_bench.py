@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,17 @@ def test_what_is_wrong_is_named(arguments: tuple[str, ...], message: str) -> Non
     code, output = bench(*arguments)
     assert code == 2
     assert message in output
+
+
+def test_products_are_noted_without_torchs_compiler() -> None:
+    """Which takes seconds to import and imports Triton."""
+    program = """
+import sys, torch
+from ugsp_cli import timing
+with torch.inference_mode(), timing._Recorder() as recorder:
+    torch.ones(2, 3) @ torch.ones(3, 2)
+assert len(recorder.calls) == 1
+print([name for name in sys.modules if name in ("torch._dynamo", "triton._C")])
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

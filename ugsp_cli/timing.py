@@ -214,8 +214,8 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether torch is to tell its compiler, which nobody uses here, to leave this alone: so it would import it, and
-        Triton where that is installed."""
+        """Whether torch is to tell its compiler to leave this alone: nobody uses that here, and torch would import it,
+        and Triton where that is installed, which leaves lines behind when the program ends."""
         return False
 
     def __torch_dispatch__(
