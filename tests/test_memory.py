@@ -95,7 +95,7 @@ def test_what_is_planned_fits(width: int, height: int, free: int | None, monkeyp
         assert len(plan._windows(height, width, chosen.halvings + 1)) == len(plan.windows(height, width))
 
 
-@pytest.mark.skipif(not cpu.available(), reason="needs compiled code")
+@pytest.mark.skipif(not cpu.available(), reason="Numba does not know this Python yet")
 def test_compiled_code_is_planned_with_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Levels by strips and in tiles of Winograd's take a fraction of what torch's tiles do."""
     pixels, needs = 2560 * 1440, []

@@ -145,7 +145,7 @@ def test_what_is_around_is_counted_by_blocks(side: int) -> None:
     torch.testing.assert_close(tiles.reached_share(mask, height, width), reached)
 
 
-@pytest.mark.skipif(not cpu.available(), reason="needs compiled code")
+@pytest.mark.skipif(not cpu.available(), reason="Numba does not know this Python yet")
 def test_compiled_code_is_counted_as_it_is() -> None:
     mask = random_masks("ragged", 3, 5, 7)
     with torch.inference_mode():
