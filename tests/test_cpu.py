@@ -295,7 +295,8 @@ def test_rendering_is_the_same(kind: str, everywhere: bool, found: bool) -> None
         put(part, frame0, frame1, flow, out, t, pace, *last, None if everywhere else moving)
         return [picture]
 
-    for frames in ((frame0, frame1), (frame0.contiguous(), frame1.contiguous())):
+    across = [frame.to(memory_format=torch.channels_last) for frame in (frame0, frame1)]
+    for frames in ((frame0, frame1), (frame0.contiguous(), frame1.contiguous()), across):
         assert_alike(both(partial(render, *frames)), 1e-4)
 
 

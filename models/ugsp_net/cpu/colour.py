@@ -40,9 +40,8 @@ def to_planes(
     # A row or two of blue and of red less luma, and a column beyond an odd width.
     rows = np.empty((2, 1 + down, width + across), np.float32)
     for index in range(batch):
-        picture = rgb[index] if rgb.stride(3) == 1 else rgb[index].contiguous()
         planes = (plane[index].numpy() for plane in (y, *chroma))
-        _to_planes(flat(picture), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes)
+        _to_planes(flat(rgb[index]), _singles(scales), *_singles((red, blue)), *shifts, np.float32(top), rows, *planes)
     return [y, *chroma]
 
 

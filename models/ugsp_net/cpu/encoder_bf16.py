@@ -44,7 +44,6 @@ def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[
     """What the encoder makes of ``scale * frame + shift``, with leaky ReLUs and channels by sixteen. frame:
     [B, 3, H, W] fp32, sides multiples of 16."""
     features: list[Tensor] = []
-    frame = frame if frame.stride(3) == 1 else frame.contiguous()
     (height, width), sources = frame.shape[-2:], [flat(picture) for picture in frame]
     for level in encoder.levels:
         first, second = (conv for conv in level.children() if isinstance(conv, Conv))

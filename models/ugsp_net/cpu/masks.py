@@ -71,10 +71,9 @@ def rooted_edges(
     batch, _, height, width = frame0.shape
     edges, same = (frame0.new_empty((batch, 1, height // 2, width // 2)) for _ in range(2))
     limits = np.float32(masks.SAME), *(np.float32(share) for share in masks.SAME_SHARES), np.float32(masks.EDGE)
-    frames = _in_rows(frame0), _in_rows(frame1)
-    changes = [_in_rows(one) for one in _three([changed, *others])]
+    changes = _three([changed, *others])
     for index in range(batch):
-        seen = (flat(some[index]) for some in (*frames, *changes))
+        seen = (flat(some[index]) for some in (frame0, frame1, *changes))
         _rooted_edges(*seen, *_SHARES, *limits, edges[index, 0].numpy(), same[index, 0].numpy())
     return edges, same
 
@@ -93,11 +92,6 @@ def _three(some: list[Tensor]) -> list[Tensor]:
     times as long as to read them."""
     some = some + some[:1] * (3 - len(some))
     return [*some[:2], reduce(torch.maximum, some[3:], some[2])]
-
-
-def _in_rows(pictures: Tensor) -> Tensor:
-    """The same, copied where its rows are not of one piece."""
-    return pictures if pictures.stride(-1) == 1 else pictures.contiguous()
 
 
 @compiled

@@ -17,6 +17,7 @@ from ugsp_net.cpu.vectors import (
     allocating,
     compiled,
     every_second,
+    flat,
     inlined,
     lane,
     largest,
@@ -84,12 +85,7 @@ def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
     points = frame0.new_empty((2 * batch, 3, height // search.POINT, width // search.POINT))
     shares = [np.float32(255 / 4 * share) for share in search._LUMA]
     for index, frame in enumerate((*frame0, *frame1)):
-        if frame.stride(2) != 1:
-            frame = frame.contiguous()
-        plane, row = frame.stride(0), frame.stride(1)
-        length = 2 * plane + (height - 1) * row + width
-        flat = frame.as_strided((length,), (1,)).numpy()
-        _look_at(flat, plane, row, *shares, search.POINT, image[index, 0].numpy(), points[index].numpy())
+        _look_at(*flat(frame), *shares, search.POINT, image[index, 0].numpy(), points[index].numpy())
     return image, points
 
 
@@ -639,15 +635,15 @@ def _divide(summed: Any, mean: Any) -> None:
 def _look_at(
     frame: Any, plane: int, row: int, red: float, green: float, blue: float, side: int, image: Any, points: Any
 ) -> None:
-    """frame: planes and rows begin so many numbers apart; image: [H / 2, W / 2]; points: [3, H / side, W / side]."""
+    """frame, plane, row: from ``flat``; image: [H / 2, W / 2]; points: [3, H / side, W / side]."""
     height, width = image.shape
     quarter, inner = np.float32(255 / 4), side // 2 - 1
-    summed = np.empty(2 * width, np.float32)
+    numbers, summed = frame[0], np.empty(2 * width, np.float32)
     for i in range(height):
         # Rows first, since neighbours in a row are in one vector.
         for channel, share in enumerate((red, green, blue)):
             begin = channel * plane + 2 * i * row
-            upper, lower = frame[begin : begin + 2 * width], frame[begin + row : begin + row + 2 * width]
+            upper, lower = numbers[begin : begin + 2 * width], numbers[begin + row : begin + row + 2 * width]
             if channel == 0:
                 for x in range(2 * width):
                     summed[x] = share * (upper[x] + lower[x])
@@ -665,7 +661,7 @@ def _look_at(
             continue
         for channel in range(points.shape[0]):
             begin = channel * plane + (side * line + inner) * row
-            upper, lower = frame[begin : begin + 2 * width], frame[begin + row : begin + row + 2 * width]
+            upper, lower = numbers[begin : begin + 2 * width], numbers[begin + row : begin + row + 2 * width]
             there = points[channel, line]
             for j in range(len(there)):
                 x = side * j + inner

@@ -75,8 +75,10 @@ def as_array(values: Tensor) -> Any:
 
 
 def flat(planes: Tensor) -> tuple[Any, int, int]:
-    """Planes [C, H, W] with rows of one piece as one line of numbers [1, N], and how many numbers planes and rows are
-    apart: one kind of array for whole pictures and parts of them, since each kind takes seconds to compile."""
+    """Planes [C, H, W] as one line of numbers [1, N], and how many numbers planes and rows are apart: one kind of array
+    for whole pictures and parts of them, since each kind takes seconds to compile. A copy where rows are not of one
+    piece, so what is to be written to must have such."""
+    planes = planes if planes.stride(2) == 1 else planes.contiguous()
     plane, row = planes.stride(0), planes.stride(1)
     length = (len(planes) - 1) * plane + (planes.shape[1] - 1) * row + planes.shape[2]
     return planes.as_strided((1, length), (length, 1)).numpy(), plane, row
