@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.clips import Clip, Sound, make_clip, make_sound
 from ugsp_cli.errors import ExitCode, InputError
-from ugsp_cli.media import probe
+from ugsp_cli.media import codec_threads, probe
 from ugsp_cli.pixels import ColourTags, PixelLayout, layout_of
 
 
@@ -49,6 +50,16 @@ def test_frames_and_duration(tmp_path: Path) -> None:
     assert info.sample_aspect_ratio in (None, 1)
     assert info.hdr is None
     assert info.display_matrix is None
+
+
+def test_codecs_of_large_frames_get_few_threads(tmp_path: Path) -> None:
+    """Each holds frames of its own; those of small ones may have all cores."""
+    info = probe(make_clip(tmp_path / "plain.mp4", Clip(frames=2)))
+    assert codec_threads(info) is None
+    assert codec_threads(replace(info, width=3840, height=2160)) is None
+    most = codec_threads(replace(info, width=7680, height=4320))
+    assert most is not None
+    assert 1 <= most <= 4
 
 
 def test_rotation_and_aspect(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from ugsp_cli import memory, portions
 from ugsp_cli.decode import Frame
-from ugsp_cli.engine import EngineOptions, Interpolator, Request
+from ugsp_cli.engine import MOST_WORKERS, EngineOptions, Interpolator, Request
 from ugsp_cli.memory import peak_bytes
 from ugsp_cli.pixels import RGB, ColourTags
 from ugsp_cli.portions import Portion, Portions
@@ -108,6 +108,20 @@ def test_compiled_code_is_planned_with_what_it_takes(monkeypatch: pytest.MonkeyP
         needs.append(peak_bytes(pixels, pixels, 2, "fp32", CPU))
     assert needs[0] < 0.4 * needs[-1]
     assert needs[-1] == peak_bytes(pixels, pixels, 2, "fp32", torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"), [(1920, 1080, [1, 8, 16, 16, 16]), (3840, 2160, [1, 4, 8, 8, 8])]
+)
+def test_batches_occupy_all_workers_and_no_more_memory_than_that_takes(
+    width: int, height: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portions, "free_bytes", lambda device: None)
+    workers = (1, 2, 4, 6, MOST_WORKERS)
+    plans = [Portions(CPU, "bf16", NetConfig(), None, None, count) for count in workers]
+    batches = [plan.settle(height, width).batch for plan in plans]
+    assert batches == expected
+    assert all(batch >= count for batch, count in zip(batches, workers, strict=True))
 
 
 def test_each_thing_that_is_given_up_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from ugsp_cli.errors import DecodeError, InputError
-from ugsp_cli.media import MediaInfo, lacks_presentation_times, open_input, probe
+from ugsp_cli.media import MediaInfo, codec_threads, lacks_presentation_times, open_input, probe
 from ugsp_cli.pixels import ColourTags, PixelLayout, colour_of, stored_as_rgb
 from ugsp_cli.timeline import RateGrid
 
@@ -62,7 +62,7 @@ class FrameReader:
     """What the user should know about the file, for example that it ends early."""
 
     def __init__(self, path: Path | str, scene_detection: bool = True, threads: int | None = None) -> None:
-        """threads: for the decoder; None leaves the number to FFmpeg."""
+        """threads: for the decoder; None: what suits the size, see `codec_threads`."""
         self.info = probe(path)
         self.corrupt = 0
         self.dropped = 0
@@ -73,7 +73,7 @@ class FrameReader:
         assert isinstance(stream, VideoStream)  # as probe found
         self._stream = stream
         self._stream.thread_type = "AUTO"
-        self._stream.thread_count = threads or 0
+        self._stream.thread_count = threads or codec_threads(self.info) or 0  # 0: FFmpeg's choice
         self._scenes = _SceneScorer(self.info) if scene_detection else None
         self._first_dts: int | None = None  # of the first frame, where only decoding times are stored
         self._gap: Fraction | None = None  # seconds between the last two frames

@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from ugsp_cli.atomic import AtomicFile
 from ugsp_cli.encoders import EncodeOptions, check_encoder, configure, plan_encoder, tag
 from ugsp_cli.errors import EncodeError, OutputError, UsageError
-from ugsp_cli.media import MediaInfo
+from ugsp_cli.media import MediaInfo, codec_threads
 from ugsp_cli.remux import StreamCopier, copy_chapters, is_timeless, kept_tags
 
 __all__ = ["EncodeOptions", "FrameWriter", "check_encoder"]
@@ -55,12 +55,12 @@ class FrameWriter:
         threads: int | None = None,
     ) -> None:
         """rate: frames per second. copy_audio: False (slow motion) leaves out all that is tied to the source's time:
-        sound, subtitles, data and chapters. threads: for the encoder; None leaves the number to it."""
+        sound, subtitles, data and chapters. threads: for the encoder; None: what suits the size (`codec_threads`)."""
         self.output = Path(output)
         self.notes = []
         self._info = info
         self._rate = rate
-        self._threads = threads
+        self._threads = threads or codec_threads(info)
         if self.output.exists() and self.output.samefile(info.path):
             raise OutputError(f"{self.output} is the input", "Choose another name with -o.")
         self._plan = plan_encoder(self.output, info, rate, options or EncodeOptions())

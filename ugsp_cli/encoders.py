@@ -14,7 +14,7 @@ from av.video.format import VideoFormat
 
 from ugsp_cli import hdr
 from ugsp_cli.errors import UgspError, UsageError
-from ugsp_cli.media import MediaInfo
+from ugsp_cli.media import LARGE, MediaInfo
 from ugsp_cli.pixels import ColourTags, PixelLayout
 
 __all__ = [
@@ -62,7 +62,6 @@ _TRIAL_OPTIONS = {"dnxhd": {"profile": "dnxhr_hq"}, "libx265": {"x265-params": _
 
 # An encoder that looks far ahead holds all those frames: libx264 took 1.3 GB at 3840x2160 and 5.2 GB at 7680x4320, but
 # 2.1 GB there with 8 frames ahead (60 frames, one thread).
-_LARGE = 4096 * 2304
 _FEWER_AHEAD = {"libx264": ("rc-lookahead", "8")}
 
 # The option that limits the threads of encoders that start their own, not FFmpeg's.
@@ -234,7 +233,7 @@ def _settings(codec: str, info: MediaInfo, options: EncodeOptions, notes: list[s
         settings |= _constant_quality(codec, quality)
     if options.preset is not None:
         settings["preset"] = options.preset
-    if codec in _FEWER_AHEAD and info.width * info.height > _LARGE:
+    if codec in _FEWER_AHEAD and info.width * info.height > LARGE:
         option, frames = _FEWER_AHEAD[codec]
         settings[option] = frames
         if option not in options.options:

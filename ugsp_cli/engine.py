@@ -39,8 +39,9 @@ __all__ = ["EngineOptions", "Interpolator", "Made", "Request", "load_interpolato
 
 Item = TypeVar("Item")
 
-MOST_WORKERS = 4
-"""Frames that a processor makes at once, if it has so many cores; each takes memory of its own."""
+MOST_WORKERS = 8
+"""Frames that a processor makes at once, if it has so many cores: each takes memory of its own, and all of them one
+interpreter, for a tenth of a frame of 1280x720 (figures in ARCHITECTURE.md)."""
 
 STEP = 64
 """Pixels: sides of the part of the picture that the network sees are multiples of it."""

@@ -24,10 +24,12 @@ from ugsp_cli.hdr import HdrMetadata, read_hdr, side_data
 from ugsp_cli.pixels import ColourTags, PixelLayout, colour_of, layout_of
 
 __all__ = [
+    "LARGE",
     "ColourTags",
     "MediaInfo",
     "PixelLayout",
     "StreamInfo",
+    "codec_threads",
     "lacks_presentation_times",
     "open_input",
     "probe",
@@ -40,6 +42,12 @@ _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "image2", "rawvideo", "tty", "xbin"}
 _NOT_VIDEO_HINT = "Check that it is a complete video file."
 
 _PROBE_PACKETS = 2000  # packets of the video stream that are tried before a file counts as undecodable
+
+
+LARGE = 4096 * 2304
+"""Pixels of frames beyond which what encoders and decoders hold is counted in gigabytes."""
+
+_THREADS_IF_LARGE = 4  # each holds frames of its own
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,11 @@ def probe(path: Path | str) -> MediaInfo:
         if frame is None:
             raise InputError(f"{path}: no frame of its video can be decoded", "The file may be damaged or encrypted.")
         return _describe(path, container, stream, frame)
+
+
+def codec_threads(info: MediaInfo) -> int | None:
+    """Threads for the decoder or encoder of frames of that size; None: as many as it wants."""
+    return min(_THREADS_IF_LARGE, os.cpu_count() or 1) if info.width * info.height > LARGE else None
 
 
 def lacks_presentation_times(container: str) -> bool:

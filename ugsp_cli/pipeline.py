@@ -9,7 +9,6 @@ waits for the network holds its own.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -91,25 +90,10 @@ TURN = 1e-4
 class Limits:
     """What a run may take."""
 
-    decoder_threads: int | None = None
-    """Threads of the decoder; None lets FFmpeg choose."""
-    encoder_threads: int | None = None
-    """Threads of the encoder; None lets it choose."""
-    waiting_frames: int = 32
+    waiting_frames: int = 64
     """Frames that may wait between two stages: more than come out of a batch, so that the next one need not wait."""
     waiting_bytes: int = 256 << 20
     """What they may take together; two frames may wait whatever they take."""
-
-    @classmethod
-    def beside(cls, device: str) -> Limits:
-        """What decoder and encoder may take beside a network on that device.
-
-        A network on the processor needs the cores more than they do: it is slower by far, and threads that wait for it
-        only take turns from it. One on a graphics card leaves the cores free.
-        """
-        if device != "cpu":
-            return cls()
-        return cls(decoder_threads=1, encoder_threads=max(1, (os.cpu_count() or 1) // 4))
 
 
 @dataclass(frozen=True)
@@ -125,8 +109,7 @@ class Job:
     """Whether an existing output may be replaced."""
     scene_threshold: float | None = SCENE_THRESHOLD
     """scdet score, 0 to 100, from which nothing is interpolated across; None looks for no scene cuts."""
-    limits: Limits | None = None
-    """None: what fits beside the network, see `Limits.beside`."""
+    limits: Limits = field(default_factory=Limits)
     label: str = ""
     """How progress calls this file; empty takes the input's name."""
 
@@ -173,11 +156,8 @@ def run_job(job: Job, engine: Engine, display: Display) -> JobStats:
     Raises UgspError, KeyboardInterrupt (also for SIGTERM) or the error of the stage that failed first. Whatever is
     raised, every thread has ended by then and no temporary file is left.
     """
-    limits = job.limits or Limits.beside(engine.device)
     with one_interrupt(), ExitStack() as stack:
-        reader = stack.enter_context(
-            FrameReader(job.input, scene_detection=job.scene_threshold is not None, threads=limits.decoder_threads)
-        )
+        reader = stack.enter_context(FrameReader(job.input, scene_detection=job.scene_threshold is not None))
         rate, slowdown = job.rate.resolve(reader.info.rate)
         writer = None
         if job.output is not None:
@@ -189,12 +169,11 @@ def run_job(job: Job, engine: Engine, display: Display) -> JobStats:
                     job.encode,
                     overwrite=job.overwrite,
                     copy_audio=slowdown == 1,
-                    threads=limits.encoder_threads,
                 )
             )
         display.begin(job.label or job.input.name, expected_frames(reader.info, rate, slowdown))
         try:
-            return _Run(job, limits, engine, display, reader, writer, Timeline(rate, slowdown=slowdown)).execute()
+            return _Run(job, engine, display, reader, writer, Timeline(rate, slowdown=slowdown)).execute()
         finally:
             display.end()
 
@@ -236,7 +215,6 @@ class _Run:
     def __init__(
         self,
         job: Job,
-        limits: Limits,
         engine: Engine,
         display: Display,
         reader: FrameReader,
@@ -249,7 +227,7 @@ class _Run:
         self._reader = reader
         self._writer = writer
         self._timeline = timeline
-        waiting = min(limits.waiting_frames, max(2, limits.waiting_bytes // _frame_bytes(reader.info)))
+        waiting = min(job.limits.waiting_frames, max(2, job.limits.waiting_bytes // _frame_bytes(reader.info)))
         self._decoded: Channel[Frame] = Channel(waiting)
         self._made: Channel[_Output] = Channel(waiting)
         self._decoding, self._computing, self._encoding = Stopwatch(), Stopwatch(), Stopwatch()

@@ -21,6 +21,9 @@ MOST_COARSE = 4
 LARGE = 1920 * 1088
 """Pixels of frames of which not so many are made in a batch."""
 
+MOST_AT_ONCE = 16
+"""Frames that are made in a batch by a processor with many cores; of large ones half as many."""
+
 
 @dataclass(frozen=True)
 class Portion:
@@ -116,10 +119,10 @@ class Portions:
             # less time for each (20 % of the blocks computed).
             return int(max(1, min(32, round(16 * 1920 * 1080 / (width * height)))))
         # More than are made at once: their searches and encodings are shared out too, and who has done his share waits
-        # for the others a few times a batch. Four times as many took a tenth less time than twice as many; of large
-        # frames they take much memory.
-        several = 4 if width * height <= LARGE else 2
-        return several * self._workers if self._workers > 1 else 1
+        # for the others a few times a batch. On two cores four times as many took a tenth less time than twice as many;
+        # but they take memory, large ones much.
+        several, most = (4, MOST_AT_ONCE) if width * height <= LARGE else (2, MOST_AT_ONCE // 2)
+        return min(several * self._workers, most) if self._workers > 1 else 1
 
     def _windows(self, height: int, width: int, halvings: int) -> list[Window]:
         return split(*self.seen_size(height, width), halvings, self._config.alignment)
