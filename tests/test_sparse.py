@@ -56,7 +56,12 @@ def test_winograd_is_a_convolution(outputs: int, inputs: int, compiled: bool, ki
         torch.testing.assert_close(convolved(weight, read, activation), expected, atol=2e-2, rtol=0)
 
 
-def test_winograd_is_for_fp32_on_processors_alone() -> None:
+@pytest.mark.parametrize(("instructions", "pays"), [("DEFAULT", False), ("AVX2", True), ("AVX512", True)])
+def test_winograd_is_for_fp32_on_processors_alone(
+    instructions: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    assert winograd.pays(torch.float32, torch.device("cpu")) == pays
     assert not winograd.pays(torch.bfloat16, torch.device("cpu"))
     assert not winograd.pays(torch.float32, torch.device("cuda"))
 

@@ -19,8 +19,8 @@ NETWORK_BYTES = {"fp32": 780, "bf16": 840, "fp16": 840}
 it, bf16 emulated. No graphics card has been measured."""
 
 COMPILED_BYTES = {"strips": 180, "winograd": 300, "fp32": 600}
-"""The same on a processor in compiled code: levels in bf16, in fp32 with AVX2, and otherwise. Measured as the peak of
-the resident memory at sizes from 640x368 to 7680x4320 (`benchmarks/memory.py model`), which is up to a fifth less."""
+"""The same on a processor in compiled code: levels in bf16, in fp32 with AVX2 or AVX512, and otherwise. Measured as the
+peak of the resident memory at sizes from 640x368 to 7680x4320 (`benchmarks/memory.py model`), up to a fifth less."""
 
 CODE_BYTES = 150 << 20
 """Compiled code, once."""
