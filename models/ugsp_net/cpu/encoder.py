@@ -11,14 +11,16 @@ import numpy as np
 from torch import Tensor
 
 from ugsp_net.blocks import LEAKY_SLOPE, Conv, Encoder
-from ugsp_net.cpu.vectors import allocating, compiled, fetch, load, same, store
+from ugsp_net.cpu.vectors import allocating, compiled, fetch, load, store
 from ugsp_net.cpu.winograd import (
     COLUMNS,
     LANES,
     ROWS,
     STEP,
     accumulate,
+    all_same,
     back,
+    begin,
     leaky,
     multiply,
     padded,
@@ -97,8 +99,8 @@ def _level(
     K]."""
     rows, outputs = out.shape[0] // columns, out.shape[1]
     inputs, tiles = kernel.shape[0] // 9, -(-columns // TILE)
-    leak = same(slope)
-    # Products make up to five positions too many, and the last tile reads some beyond the border.
+    leak = all_same(slope)
+    # Products make up to ``ROWS - 1`` positions too many, and the last tile reads some beyond the border.
     room = -(-max(columns, TILE * tiles) // ROWS) * ROWS + 2
     lines = np.zeros((3, 2 * (room + 1) * inputs), np.float32)
     made = np.zeros((SIDE * room, kernel.shape[1]), np.float32)
@@ -118,9 +120,8 @@ def _level(
                 else:
                     _fill(source, scale, shift, y, 2 * columns, inputs, lines, y % 3)
             for column in range(0, kernel.shape[1], COLUMNS):
-                low, high = load(bias, 0, column), load(bias, 0, column + LANES)
                 for x in range(0, columns, ROWS):
-                    sums = low, high, low, high, low, high, low, high, low, high, low, high
+                    sums = begin(bias, 0, 0, column)
                     for tap in range(3):
                         line, first = (2 * row - 1 + tap) % 3, 3 * tap * inputs
                         sums = accumulate(
@@ -128,17 +129,17 @@ def _level(
                         )
                     put(leaky(sums, leak), made, place + 1 + x, column)
             _clear(made, place + 1 + columns, place + room)
-        for begin in range(0, tiles, STEP):
-            count = min(STEP, tiles - begin)
+        for start in range(0, tiles, STEP):
+            count = min(STEP, tiles - start)
             for tile in range(count):
                 for y in range(SIDE):
-                    place = (top - 1 + y) % SIDE * room + TILE * (begin + tile)
+                    place = (top - 1 + y) % SIDE * room + TILE * (start + tile)
                     for x in range(SIDE):
                         read[SIDE * y + x] = place + x
                 transform(made, read, half, values, tile)
             multiply(values, second_kernel, products, count)
             for tile in range(count):
-                left = TILE * (begin + tile)
+                left = TILE * (start + tile)
                 if top + TILE <= rows and left + TILE <= columns:
                     back(products, tile, second_bias, slope, half, out, top * columns + left, columns)
                 else:

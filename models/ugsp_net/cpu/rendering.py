@@ -23,7 +23,7 @@ from ugsp_net.cpu.vectors import (
     plain,
     store,
 )
-from ugsp_net.cpu.winograd import COLUMNS, ROWS, accumulate, put
+from ugsp_net.cpu.winograd import COLUMNS, ROWS, accumulate, begin, put
 from ugsp_net.masks import block_side
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ def _spread(numbers: Any, table: Any, kernel: Any, constant: Any, some: Any, col
                 some[0, count * inputs + index] = table[number, index]
             count += 1
     for column in range(0, kernel.shape[1], COLUMNS):
-        low, high = load(constant, 0, column), load(constant, 0, column + COLUMNS // 2)
         for row in range(0, count, ROWS):
-            sums = low, high, low, high, low, high, low, high, low, high, low, high
+            sums = begin(constant, 0, 0, column)
             put(accumulate(sums, some, 0, row * inputs, inputs, inputs, kernel, 0, column), out, row, column)
     return count
 

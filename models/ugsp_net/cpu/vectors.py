@@ -168,21 +168,25 @@ def _packed(vector: _Vector) -> Any:
     return generate
 
 
-@intrinsic
-def load_same(_context: Any, source: Any, row: Any, column: Any) -> Any:
-    """The number at (row, column) of an fp32 array [H, W] in eight lanes. Nothing is checked: an index of an array that
-    may be negative costs more than what is done with it."""
+def _same_loads(vector: _Vector) -> Any:
+    @intrinsic
+    def load_same(_context: Any, source: Any, row: Any, column: Any) -> Any:
+        """The number at (row, column) of an fp32 array [H, W] in every lane. Nothing is checked: an index of an array
+        that may be negative costs more than what is done with it."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], arguments[0], arguments[1:])
-        return _repeated(builder, builder.load(place), _EIGHT)
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _place(context, builder, signature.args[0], arguments[0], arguments[1:])
+            return _repeated(builder, builder.load(place), vector)
 
-    return _EIGHT(source, types.intp, types.intp), generate
+        return vector(source, types.intp, types.intp), generate
+
+    return load_same
 
 
 _SIXTEEN, _EIGHT, _FOUR = _Vector(16), _Vector(8), _Vector(4)
 load16, load, load4 = _loads(_SIXTEEN), _loads(_EIGHT), _loads(_FOUR)
 same16, same, same4 = _repeats(_SIXTEEN), _repeats(_EIGHT), _repeats(_FOUR)
+load_same16, load_same = _same_loads(_SIXTEEN), _same_loads(_EIGHT)
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, indices: Any) -> Any:

@@ -1,8 +1,8 @@
 """3x3 convolutions by ``sparse.winograd``'s transforms, for processors: a few tiles at a time, which stay in the
 cache from what they read to what is made of them.
 
-A product's six rows and sixteen columns are kept in registers: 38 GMAC/s on a core with AVX2, of 41 that dense
-convolutions reach there, where MKL's products of batches reach 17 to 32.
+A product's six rows and sixteen columns are kept in registers, twelve rows where a register holds sixteen numbers: 38
+GMAC/s on a core with AVX2, of 41 that dense convolutions reach there, where MKL's products of batches reach 17 to 32.
 """
 
 from __future__ import annotations
@@ -11,16 +11,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.cpu.vectors import allocating, compiled, inlined, largest, load, load_same, plain, same, store
+from ugsp_net.cpu.vectors import (
+    allocating,
+    compiled,
+    inlined,
+    largest,
+    load,
+    load16,
+    load_same,
+    load_same16,
+    plain,
+    same,
+    same16,
+    store,
+)
 
-LANES, ROWS, COLUMNS = 8, 6, 16
-"""Numbers in a vector; rows and columns of a product that are made at once."""
-STEP = 18
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether a register holds sixteen numbers."""
+LANES, COLUMNS = 8, 16
+"""Numbers in a vector of a transform; columns of a product that are made at once."""
+ACROSS, NEXT = (1, 0) if WIDE else (2, 8)
+"""Vectors across these columns, of the twelve that are made at once, and where the second begins."""
+ROWS = 12 // ACROSS
+"""Rows of a product that are made at once."""
+part, same_at, all_same = (load16, load_same16, same16) if WIDE else (load, load_same, same)
+STEP = 24 if WIDE else 18
 """Tiles that are made at once: what is made of them stays in a cache of 512 KiB. With 12 or 24 to 96 of them two layers
-of three took a tenth longer."""
+of three took a tenth longer (AVX2)."""
 
 
 def padded(kernel: Tensor, bias: Tensor | None) -> tuple[Any, Any]:
@@ -152,7 +173,7 @@ def transform(rows: Any, read: Any, half: Any, out: Any, place: int) -> None:
 @compiled
 def multiply(values: Any, kernel: Any, products: Any, count: int) -> None:
     """Products of each of 36 numbers. values: [36 * STEP, C]; kernel: [36 * C, K], K a multiple of 16; products:
-    [36 * STEP, K], of which the first rows of each number are filled, ``count`` and up to five more."""
+    [36 * STEP, K], of which the first rows of each number are filled, ``count`` and up to ``ROWS - 1`` more."""
     inputs, outputs = values.shape[1], products.shape[1]
     for number in range(36):
         for column in range(0, outputs, COLUMNS):
@@ -163,57 +184,70 @@ def multiply(values: Any, kernel: Any, products: Any, count: int) -> None:
 
 @inlined
 def nothing() -> Any:
-    """What ``accumulate`` begins with."""
-    zero = same(np.float32(0))
+    """What ``accumulate`` begins with, if not with ``begin``."""
+    zero = all_same(np.float32(0))
     return zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
+
+
+@inlined
+def begin(source: Any, row: int, step: int, column: int) -> Any:
+    """What ``accumulate`` begins with: of rows of a source that are ``step`` apart, or 0 for one alone."""
+    return (
+        part(source, row + 0 // ACROSS * step, column + 0 * NEXT),
+        part(source, row + 1 // ACROSS * step, column + 1 * NEXT),
+        part(source, row + 2 // ACROSS * step, column + 0 * NEXT),
+        part(source, row + 3 // ACROSS * step, column + 1 * NEXT),
+        part(source, row + 4 // ACROSS * step, column + 0 * NEXT),
+        part(source, row + 5 // ACROSS * step, column + 1 * NEXT),
+        part(source, row + 6 // ACROSS * step, column + 0 * NEXT),
+        part(source, row + 7 // ACROSS * step, column + 1 * NEXT),
+        part(source, row + 8 // ACROSS * step, column + 0 * NEXT),
+        part(source, row + 9 // ACROSS * step, column + 1 * NEXT),
+        part(source, row + 10 // ACROSS * step, column + 0 * NEXT),
+        part(source, row + 11 // ACROSS * step, column + 1 * NEXT),
+    )
 
 
 @inlined
 def accumulate(
     sums: Any, values: Any, line: int, place: int, step: int, length: int, kernel: Any, first: int, column: int
 ) -> Any:
-    """Six rows times sixteen columns, added to sums. Rows of ``length`` numbers begin every ``step`` numbers of a line
+    """``ROWS`` times sixteen columns, added to sums. Rows of ``length`` numbers begin every ``step`` numbers of a line
     of ``values``, the first at ``place``; what they meet are rows of the kernel, from ``first`` on."""
     a, b, c, d, e, f, g, h, i, j, k, l = sums  # noqa: E741
     for index in range(length):
-        low, high = load(kernel, first + index, column), load(kernel, first + index, column + LANES)
+        low, high = part(kernel, first + index, column), part(kernel, first + index, column + NEXT)
         at = place + index
-        one = load_same(values, line, at)
-        a += one * low
-        b += one * high
-        one = load_same(values, line, at + step)
-        c += one * low
-        d += one * high
-        one = load_same(values, line, at + 2 * step)
-        e += one * low
-        f += one * high
-        one = load_same(values, line, at + 3 * step)
-        g += one * low
-        h += one * high
-        one = load_same(values, line, at + 4 * step)
-        i += one * low
-        j += one * high
-        one = load_same(values, line, at + 5 * step)
-        k += one * low
-        l += one * high  # noqa: E741
+        a += same_at(values, line, at + 0 // ACROSS * step) * low
+        b += same_at(values, line, at + 1 // ACROSS * step) * high
+        c += same_at(values, line, at + 2 // ACROSS * step) * low
+        d += same_at(values, line, at + 3 // ACROSS * step) * high
+        e += same_at(values, line, at + 4 // ACROSS * step) * low
+        f += same_at(values, line, at + 5 // ACROSS * step) * high
+        g += same_at(values, line, at + 6 // ACROSS * step) * low
+        h += same_at(values, line, at + 7 // ACROSS * step) * high
+        i += same_at(values, line, at + 8 // ACROSS * step) * low
+        j += same_at(values, line, at + 9 // ACROSS * step) * high
+        k += same_at(values, line, at + 10 // ACROSS * step) * low
+        l += same_at(values, line, at + 11 // ACROSS * step) * high  # noqa: E741
     return a, b, c, d, e, f, g, h, i, j, k, l
 
 
 @inlined
 def put(sums: Any, out: Any, row: int, column: int) -> None:
     """Write what ``accumulate`` made, from (row, column) on."""
-    store(sums[0], out, row, column)
-    store(sums[1], out, row, column + LANES)
-    store(sums[2], out, row + 1, column)
-    store(sums[3], out, row + 1, column + LANES)
-    store(sums[4], out, row + 2, column)
-    store(sums[5], out, row + 2, column + LANES)
-    store(sums[6], out, row + 3, column)
-    store(sums[7], out, row + 3, column + LANES)
-    store(sums[8], out, row + 4, column)
-    store(sums[9], out, row + 4, column + LANES)
-    store(sums[10], out, row + 5, column)
-    store(sums[11], out, row + 5, column + LANES)
+    store(sums[0], out, row + 0 // ACROSS, column + 0 * NEXT)
+    store(sums[1], out, row + 1 // ACROSS, column + 1 * NEXT)
+    store(sums[2], out, row + 2 // ACROSS, column + 0 * NEXT)
+    store(sums[3], out, row + 3 // ACROSS, column + 1 * NEXT)
+    store(sums[4], out, row + 4 // ACROSS, column + 0 * NEXT)
+    store(sums[5], out, row + 5 // ACROSS, column + 1 * NEXT)
+    store(sums[6], out, row + 6 // ACROSS, column + 0 * NEXT)
+    store(sums[7], out, row + 7 // ACROSS, column + 1 * NEXT)
+    store(sums[8], out, row + 8 // ACROSS, column + 0 * NEXT)
+    store(sums[9], out, row + 9 // ACROSS, column + 1 * NEXT)
+    store(sums[10], out, row + 10 // ACROSS, column + 0 * NEXT)
+    store(sums[11], out, row + 11 // ACROSS, column + 1 * NEXT)
 
 
 @compiled
@@ -402,27 +436,14 @@ def _project(
 ) -> None:
     """Add products with a weight [K, P] of so many rows of values [N, K] to rows of [N, P], P a multiple of 16, from a
     place on in the one, and a start in the other; or to begun [1, P], if it has a row. Of the sums a leaky ReLU."""
-    inputs, leak = values.shape[1], same(last_slope)
+    inputs, leak = values.shape[1], all_same(last_slope)
     whole = count // ROWS * ROWS
     # A step of no rows: each row begins with the same.
     source, first, step = (begun, 0, 0) if len(begun) else (projected, start, 1)
     for index in range(0, whole, ROWS):
         row = first + step * index
         for column in range(0, projected.shape[1], COLUMNS):
-            sums = (
-                load(source, row, column),
-                load(source, row, column + LANES),
-                load(source, row + step, column),
-                load(source, row + step, column + LANES),
-                load(source, row + 2 * step, column),
-                load(source, row + 2 * step, column + LANES),
-                load(source, row + 3 * step, column),
-                load(source, row + 3 * step, column + LANES),
-                load(source, row + 4 * step, column),
-                load(source, row + 4 * step, column + LANES),
-                load(source, row + 5 * step, column),
-                load(source, row + 5 * step, column + LANES),
-            )
+            sums = begin(source, row, step, column)
             made = accumulate(sums, values, 0, (place + index) * inputs, inputs, inputs, weight, 0, column)
             put(leaky(made, leak), projected, start + index, column)
     for index in range(whole, count):
@@ -430,4 +451,4 @@ def _project(
             summed = load(source, first + step * index, column)
             for channel in range(inputs):
                 summed += load_same(values, place + index, channel) * load(weight, channel, column)
-            store(_leaky(summed, leak), projected, start + index, column)
+            store(_leaky(summed, same(last_slope)), projected, start + index, column)
