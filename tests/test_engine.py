@@ -434,9 +434,11 @@ def test_errors_name_what_is_wrong(options: EngineOptions, message: str, weights
     assert caught.value.hint
 
 
-def test_auto_precision_is_bf16_only_where_it_is_fast(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for fast, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(engine_module, "has_fast_bf16", lambda fast=fast: fast)
+def test_auto_precision_is_bf16_only_where_a_matrix_unit_multiplies_it(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for unit, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(engine_module, "has_matrix_unit", lambda unit=unit: unit)
         assert Interpolator(EngineOptions(weights, device="cpu")).precision == expected
 
 
