@@ -364,7 +364,7 @@ def test_who_waits_for_the_encoder_hears_of_the_card_s_own(tmp_path: Path, monke
     monkeypatch.setattr(FrameWriter, "close", slow(FrameWriter.close))
     assert not told(engine)
     monkeypatch.setattr(FakeEngine, "device", "cuda:0")
-    monkeypatch.setattr(pipeline, "_short_turns", lambda device: nullcontext())
+    monkeypatch.setattr(pipeline, "_short_turns", nullcontext)
     assert told(engine)
     assert not told(engine, encode=LOSSLESS, output=tmp_path / "out.mkv")
     assert not told(engine, output=tmp_path / "out.webm")
