@@ -36,6 +36,11 @@ def test_jobs_run_side_by_side_with_their_share_of_the_cores() -> None:
     assert torch.get_num_threads() == 4
 
 
+def test_jobs_of_compiled_code_take_a_core_each() -> None:
+    assert Crew(2, shares=False).each([torch.get_num_threads] * 4) == [1] * 4
+    assert torch.get_num_threads() == 4
+
+
 def test_one_job_gets_all_cores() -> None:
     def job() -> tuple[int, bool]:
         return torch.get_num_threads(), threading.current_thread() is threading.main_thread()

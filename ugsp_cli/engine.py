@@ -22,7 +22,7 @@ from ugsp_cli.decode import Frame
 from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.portions import Portions
 from ugsp_cli.windows import Window, see_in_windows, see_part
-from ugsp_net import checkpoint
+from ugsp_net import checkpoint, cpu
 from ugsp_net.allocator import keep_freed_memory, release_freed_memory
 from ugsp_net.config import STRIDES
 from ugsp_net.cost import PRUNED, Cost, network_cost
@@ -201,7 +201,7 @@ class Interpolator:
         # With a share to keep, blocks of the whole picture are ranked; a refinement is made everywhere.
         self._sees_parts = self._gate is not None and weights.net.refinement is None
         self._sees_parts &= options.keep == "auto" or float(options.keep) == 0
-        self._crew = Crew(MOST_WORKERS) if device.type == "cpu" else None
+        self._crew = Crew(MOST_WORKERS, shares=not cpu.available()) if device.type == "cpu" else None
         batch = None if options.batch_size == "auto" else int(options.batch_size)
         scale = None if options.flow_scale == "auto" else float(options.flow_scale)
         workers = self._crew.count if self._crew else None
