@@ -184,14 +184,15 @@ def multiply(values: Any, kernel: Any, products: Any, count: int) -> None:
 
 @inlined
 def nothing() -> Any:
-    """What ``accumulate`` begins with, if not with ``begin``."""
+    """Twelve vectors of zeros for ``accumulate`` to begin with."""
     zero = all_same(np.float32(0))
     return zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
 
 
 @inlined
 def begin(source: Any, row: int, step: int, column: int) -> Any:
-    """What ``accumulate`` begins with: of rows of a source that are ``step`` apart, or 0 for one alone."""
+    """Twelve vectors that ``accumulate`` begins with: sixteen columns of ``ROWS`` rows of a source [R, K] fp32, from
+    (row, column) on, that are ``step`` rows apart, 0 for the same one each time."""
     return (
         part(source, row + 0 // ACROSS * step, column + 0 * NEXT),
         part(source, row + 1 // ACROSS * step, column + 1 * NEXT),
