@@ -64,7 +64,7 @@ def test_searches_find_the_same_at_every_size(height: int, width: int, monkeypat
 @pytest.mark.parametrize(("height", "width"), [(192, 256), (100, 236), (4, 12)])
 def test_what_a_search_sees_is_the_same(height: int, width: int) -> None:
     frames = torch.rand(2, 2, 3, height + 4, width + 8)[..., 4:, 8:]  # parts of larger pictures
-    made = both(lambda: search._looked_at(*frames))
+    made = both(lambda: search.looked_at(*frames))
     assert_alike(made, 1e-4)  # of 255
     image = made[0][0]
     while min(image.shape[-2:]) > 1:
@@ -332,6 +332,12 @@ def test_colours_are_the_same(height: int, width: int, shifts: tuple[int, int], 
     assert_alike(wider, 1e-6)
     assert wider[1][0].shape == (1, 3, height + 3, width + 5)
     assert torch.equal(wider[1][0][..., :height, :width], rgb[1][0])
+    to_rgb_and_look: Any = colour._to_rgb_and_look
+    more = -height % 16, -width % 16
+    in_torch, made = both(lambda: to_rgb_and_look(*codes, *how, more))
+    assert_alike((in_torch[:1], made[:1]), 1e-6)
+    assert_alike((in_torch[1:], made[1:]), 1e-4)  # of 255
+    assert torch.equal(made[0], both(lambda: (to_rgb(*codes, *how, more),))[1][0])
     back = both(lambda: to_planes(rgb[0][0].repeat(2, 1, 1, 1), *how, top))
     for one, other, plane in zip(*back, planes, strict=True):
         assert one.dtype == other.dtype

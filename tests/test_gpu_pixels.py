@@ -214,7 +214,7 @@ def test_what_the_search_sees(height: int, width: int) -> None:
 
     first, second = torch.rand(2, 2, 3, height, width, device=DEVICE)
     with only_torch():
-        expected, changed = search._looked_at(first, second), masks.change(first, second)
+        expected, changed = search.looked_at(first, second), masks.change(first, second)
     for one, other in zip(views(first), reversed(views(second)), strict=True):
         close(looked_at(one, other), expected, 1e-4)  # of 0 to 255
         between, *looked = compared(one, other)

@@ -30,7 +30,7 @@ from ugsp_net.masks import (
 )
 from ugsp_net.network import UGSP, Encoding, Found, LevelState
 from ugsp_net.rendering import rendered
-from ugsp_net.search import inverse_search
+from ugsp_net.search import inverse_search, look
 from ugsp_net.sparse import DenseOutput
 from ugsp_net.training import synthetic
 from ugsp_net.warp import backward_warp, upsample
@@ -453,9 +453,9 @@ def test_flow_is_searched_where_something_changes(monkeypatch: pytest.MonkeyPatc
     """A still background costs no search, and its flow is none."""
     sizes: list[tuple[int, ...]] = []
 
-    def noted(frame0: Tensor, frame1: Tensor) -> Tensor:
+    def noted(frame0: Tensor, frame1: Tensor, looked: Sequence[Tensor]) -> Tensor:
         sizes.append(tuple(frame0.shape[-2:]))
-        return inverse_search(frame0, frame1)
+        return inverse_search(frame0, frame1, looked=looked)
 
     monkeypatch.setattr(network, "inverse_search", noted)
     net, ground = small_net(), texture(256, 384)
@@ -470,8 +470,10 @@ def test_flow_is_searched_where_something_changes(monkeypatch: pytest.MonkeyPatc
     assert flow is not None
     assert again is not None
     assert torch.equal(flow, again)
+    seen = net.match(frames[0], frames[1], None, [look(frame) for frame in frames])
+    torch.testing.assert_close(seen, flow)
     # The blocks from 96 to 144 and from 144 to 208, and two more on each side.
-    assert sizes == 2 * [(112, 128)]
+    assert sizes == 3 * [(112, 128)]
     inside = torch.zeros(64, 96, dtype=torch.bool)
     inside[16:44, 28:60] = True
     assert not flow[..., ~inside].any()

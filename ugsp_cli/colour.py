@@ -16,8 +16,9 @@ from ugsp_cli.media import ColourTags, PixelLayout
 from ugsp_cli.pixels import RGB
 from ugsp_net.compiled import compiled_by
 from ugsp_net.pooling import halve
+from ugsp_net.search import look
 
-__all__ = ["planes_to_rgb", "rgb_to_planes"]
+__all__ = ["planes_to_rgb", "planes_to_rgb_and_look", "rgb_to_planes"]
 
 # Weights of red and blue in luma, by FFmpeg's AVColorSpace (ITU-T H.273, table 4).
 _LUMA_WEIGHTS = {
@@ -62,7 +63,7 @@ def planes_to_rgb(
     beyond: rows below and columns on the right that are added, in which the border is repeated.
     """
     height, width = planes[0].shape
-    values = [_on_device(torch.from_numpy(np.ascontiguousarray(plane)), device) for plane in planes]
+    values = _values(planes, device)
     if layout == RGB:
         g, b, r = (plane.float() for plane in values)
         return with_borders(torch.stack((r, g, b))[None] / 255, beyond)
@@ -71,6 +72,43 @@ def planes_to_rgb(
         return with_borders(values[0].float().sub_(scales[0]).div_(scales[1]).expand(1, 3, height, width), beyond)
     y, u, v = values
     return _to_rgb(y, u, v, scales, *_luma_weights(colour.matrix, height), (layout.chroma_y, layout.chroma_x), beyond)
+
+
+def planes_to_rgb_and_look(
+    planes: tuple[np.ndarray, ...],
+    layout: PixelLayout,
+    colour: ColourTags,
+    device: torch.device,
+    beyond: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``planes_to_rgb`` returns, and what a search sees of it (``ugsp_net.search.look``); sides with what is
+    ``beyond`` multiples of 4."""
+    if len(planes) < 3 or layout == RGB:
+        rgb = planes_to_rgb(planes, layout, colour, device, beyond)
+        return rgb, *look(rgb)
+    y, u, v = _values(planes, device)
+    shifts, weights = (layout.chroma_y, layout.chroma_x), _luma_weights(colour.matrix, len(y))
+    return _to_rgb_and_look(y, u, v, _scales(layout, colour), *weights, shifts, beyond)
+
+
+def _values(planes: tuple[np.ndarray, ...], device: torch.device) -> list[Tensor]:
+    return [_on_device(torch.from_numpy(np.ascontiguousarray(plane)), device) for plane in planes]
+
+
+@compiled_by("cpu.colour.to_rgb_and_look")
+def _to_rgb_and_look(
+    y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    scales: Scales,
+    red: float,
+    blue: float,
+    shifts: Shifts,
+    beyond: tuple[int, int] = (0, 0),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``_to_rgb`` returns, and what a search sees of it."""
+    rgb = _to_rgb(y, u, v, scales, red, blue, shifts, beyond)
+    return rgb, *look(rgb)
 
 
 @compiled_by("cpu.colour.to_rgb", "gpu.colour.to_rgb")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_cli.colour import planes_to_rgb, rgb_to_planes
+from ugsp_cli.colour import planes_to_rgb, planes_to_rgb_and_look, rgb_to_planes
 from ugsp_cli.crew import Crew, Result
 from ugsp_cli.decode import Frame
 from ugsp_cli.errors import UgspError, UsageError
@@ -116,6 +116,8 @@ class _Source:
     """[1, 3, H, W] fp32, padded, at the size that the network sees."""
     rgb: Tensor | None = None
     """The same at full size; None until it is needed."""
+    looked: tuple[Tensor, Tensor] | None = None
+    """What a search sees of it, where that was looked at when it was converted."""
     encoding: Encoding | None = None
     """None until it is needed; where no level is; and where the network sees windows, which encode by themselves."""
     encoded: Window | None = None
@@ -356,7 +358,9 @@ class Interpolator:
     @torch.inference_mode()
     def _search(self, some: Sequence[tuple[_Pair, _Source, _Source]]) -> None:
         left, right = _joined([one.small for _, one, _ in some]), _joined([one.small for _, _, one in some])
-        flow = self._net.match(left, right, Compared.join([pair.compared for pair, _, _ in some]))
+        # Frames that were looked at come pair by pair.
+        looked = [one.looked for one in some[0][1:] if one.looked is not None]
+        flow = self._net.match(left, right, Compared.join([pair.compared for pair, _, _ in some]), looked)
         for index, (pair, _, _) in enumerate(some):
             pair.flow = None if flow is None else flow[index : index + 1]
             pair.compared = replace(pair.compared, looked=())  # has served
@@ -448,7 +452,12 @@ class Interpolator:
         factor = self._portions.factor(height, width)
         alignment = factor * self._net.config.alignment
         beyond = -height % alignment, -width % alignment
-        rgb = planes_to_rgb(frame.planes, frame.layout, frame.colour, self._device, beyond)
+        how = frame.planes, frame.layout, frame.colour, self._device, beyond
+        # A card looks at both frames of a pair when it compares them.
+        if factor == 1 and self._crew is not None and self._net.config.search:
+            rgb, *looked = planes_to_rgb_and_look(*how)
+            return _Source(rgb, rgb, (looked[0], looked[1]))
+        rgb = planes_to_rgb(*how)
         small = rgb if factor == 1 else F.avg_pool2d(rgb, factor)
         return _Source(small, rgb if whole or factor == 1 else None)
 

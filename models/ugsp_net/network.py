@@ -361,9 +361,16 @@ class UGSP(nn.Module):
         return self.config.grid_stride(STRIDES.index(8))
 
     @torch.no_grad()
-    def match(self, frame0: Tensor, frame1: Tensor, compared: Compared | None = None) -> Tensor | None:
+    def match(
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        compared: Compared | None = None,
+        looked: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> Tensor | None:
         """The pair's flow by search, [B, 4, H / 4, W / 4] fp32 as ``inverse_search`` returns it; serves every instant,
-        and the pairs before and after. compared: from ``compare``, if it is known.
+        and the pairs before and after. compared: from ``compare``, if it is known; looked: what a search sees of either
+        frame, from ``search.look``, where ``compared`` does not hold it and it is known.
 
         What moves is at one place in one frame and at another one in the other, and both change: outside the rectangle
         that holds all that changes nothing is searched. None in a network without a search.
@@ -375,15 +382,18 @@ class UGSP(nn.Module):
         side, agree = self.agreement_side, compared.agree
         batch, _, height, width = frame0.shape
         if by_kernels(frame0):  # to which patches that fit cost next to nothing; to ask where they are would be to wait
-            looked = [one.flatten(0, 1) for one in compared.looked]
-            return inverse_search(frame0, frame1, agree, BESIDE, looked)
+            return inverse_search(frame0, frame1, agree, BESIDE, [one.flatten(0, 1) for one in compared.looked])
         flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
         box = bounds((~agree).float())
         if box is not None:
             starts = [side * max(0, span.start - BESIDE) for span in box]
             stops = [side * (span.stop + BESIDE) for span in box]
             rows, columns = (slice(start, stop) for start, stop in zip(starts, stops, strict=True))
-            found = inverse_search(frame0[..., rows, columns], frame1[..., rows, columns])
+            seen = [
+                torch.cat([one[..., _at(rows, stride), _at(columns, stride)] for one in both])
+                for both, stride in zip(zip(*looked, strict=True), (STRIDE, POINT), strict=False)
+            ]
+            found = inverse_search(frame0[..., rows, columns], frame1[..., rows, columns], looked=seen)
             top, left = (start // POINT for start in starts)
             flow[..., top : top + found.shape[-2], left : left + found.shape[-1]] = found
         return flow
@@ -873,6 +883,11 @@ def _addresses(encodings: Sequence[Encoding]) -> list[list[int]]:
         [one.data_ptr() + index * one.stride(0) * one.element_size() for one in several for index in range(len(one))]
         for several in levels
     ]
+
+
+def _at(span: slice, stride: int) -> slice:
+    """A span of pixels, in positions of a stride."""
+    return slice(span.start // stride, span.stop // stride)
 
 
 def _places(index: int, first: Encoding, second: Encoding) -> tuple[Tensor, Tensor] | None:

@@ -87,17 +87,17 @@ def inverse_search(
 
     frame0, frame1: [B, 3, H, W], RGB in [0, 1], sides multiples of 4; agree: [B, 1, rows, columns] bool, blocks that
     are the same in both: outside of the rectangle that holds all others, and so many blocks beside it, flow is 0;
-    looked: from ``_looked_at``, if that is known. Not differentiable.
+    looked: from ``looked_at``, if that is known. Not differentiable.
     """
     with torch.autocast(frame0.device.type, enabled=False):
-        image, points = looked or _looked_at(frame0.float(), frame1.float())
+        image, points = looked or looked_at(frame0.float(), frame1.float())
         given = (image, points) if agree is None else (image, points, agree)
         (flow,) = replayed(partial(_search_sizes, beside), (_search_sizes, beside), *given)
         return flow.clone()
 
 
 def _search_sizes(beside: int, image: Tensor, points: Tensor, agree: Tensor | None = None) -> tuple[Tensor]:
-    """What ``inverse_search`` returns. image, points: from ``_looked_at``."""
+    """What ``inverse_search`` returns. image, points: from ``looked_at``."""
     sizes = [image]
     while min(sizes[-1].shape[-2:]) >= 2 * SMALLEST:
         sizes.append(_smaller(sizes[-1]))
@@ -165,11 +165,16 @@ def luma(frame: Tensor) -> Tensor:
 
 
 @compiled_by("cpu.search.looked_at", "gpu.pictures.looked_at")
-def _looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
-    """What a search sees of the first frames and then of the second ones, [B, 3, H, W] each in [0, 1]: brightness at
-    half the size, [2 B, 1, H / 2, W / 2], and a colour for each point, [2 B, 3, H / 4, W / 4], both of 0 to 255."""
-    frames = frame0, frame1
-    return torch.cat([_brightness(frame) for frame in frames]), 255 * torch.cat([_of_points(frame) for frame in frames])
+def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
+    """What a search sees of the first frames and then of the second ones, [B, 3, H, W] each in [0, 1]: ``look``."""
+    image, points = zip(look(frame0), look(frame1), strict=True)
+    return torch.cat(image), torch.cat(points)
+
+
+def look(frame: Tensor) -> tuple[Tensor, Tensor]:
+    """What a search sees of a frame [B, 3, H, W] in [0, 1], sides multiples of 4: brightness at half the size,
+    [B, 1, H / 2, W / 2], and a colour for each point, [B, 3, H / 4, W / 4], both of 0 to 255."""
+    return _brightness(frame), 255 * _of_points(frame)
 
 
 def _brightness(frame: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ from ugsp_net.cpu.vectors import (
 PATCH, CELL, SPACING, MARGIN = 8, 4, 2, 2
 """As in ``search``; compiled code knows no other file's constants."""
 assert (PATCH, CELL, SPACING, MARGIN) == (search.PATCH, search.CELL, search.SPACING, search._MARGIN)
+SHARES = tuple(np.float32(255 / 4 * share) for share in search._LUMA)
+"""Of red, green and blue in an image, from sums of 2x2 pixels."""
 OUTSIDE = 9.0
 """Positions that a patch may begin outside a frame: farther out, all of it shows the border too."""
 BORDER = 12
@@ -79,13 +81,12 @@ def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, l
 
 
 def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``search._looked_at`` returns."""
+    """What ``search.looked_at`` returns."""
     batch, _, height, width = frame0.shape
     image = frame0.new_empty((2 * batch, 1, height // 2, width // 2))
     points = frame0.new_empty((2 * batch, 3, height // search.POINT, width // search.POINT))
-    shares = [np.float32(255 / 4 * share) for share in search._LUMA]
     for index, frame in enumerate((*frame0, *frame1)):
-        _look_at(*flat(frame), *shares, search.POINT, image[index, 0].numpy(), points[index].numpy())
+        _look_at(*flat(frame), *SHARES, search.POINT, image[index, 0].numpy(), points[index].numpy())
     return image, points
 
 
@@ -631,34 +632,40 @@ def _divide(summed: Any, mean: Any) -> None:
             mean[0, i, j], mean[1, i, j] = share * summed[rows + y, x], share * summed[2 * rows + y, x]
 
 
-@allocating
-def _look_at(
-    frame: Any, plane: int, row: int, red: float, green: float, blue: float, side: int, image: Any, points: Any
+@inlined
+def see_rows(
+    numbers: Any,
+    plane: int,
+    row: int,
+    i: int,
+    red: float,
+    green: float,
+    blue: float,
+    side: int,
+    summed: Any,
+    image: Any,
+    points: Any,
 ) -> None:
-    """frame, plane, row: from ``flat``; image: [H / 2, W / 2]; points: [3, H / side, W / side]."""
-    height, width = image.shape
-    quarter, inner = np.float32(255 / 4), side // 2 - 1
-    numbers, summed = frame[0], np.empty(2 * width, np.float32)
-    for i in range(height):
-        # Rows first, since neighbours in a row are in one vector.
-        for channel, share in enumerate((red, green, blue)):
-            begin = channel * plane + 2 * i * row
-            upper, lower = numbers[begin : begin + 2 * width], numbers[begin + row : begin + row + 2 * width]
-            if channel == 0:
-                for x in range(2 * width):
-                    summed[x] = share * (upper[x] + lower[x])
-            else:
-                for x in range(2 * width):
-                    summed[x] += share * (upper[x] + lower[x])
-        into = image[i]
-        for j in range(width):
-            into[j] = summed[2 * j] + summed[2 * j + 1]
-        # The points of these rows as soon as both of theirs are in the cache.
-        if (2 * i + 2) % side != 0:
-            continue
-        line = (2 * i + 2) // side - 1
-        if line >= points.shape[1]:
-            continue
+    """Row i of the image, and of the points those of whose rows this is the last one. numbers: of a frame, [N], as
+    ``plane`` and ``row`` tell; red, green, blue: what two times two pixels' sums are multiplied by; summed: room for a
+    row; image, points, side: as for ``_look_at``."""
+    quarter, inner, width = np.float32(255 / 4), side // 2 - 1, image.shape[1]
+    # Rows first, since neighbours in a row are in one vector.
+    for channel, share in enumerate((red, green, blue)):
+        begin = channel * plane + 2 * i * row
+        upper, lower = numbers[begin : begin + 2 * width], numbers[begin + row : begin + row + 2 * width]
+        if channel == 0:
+            for x in range(2 * width):
+                summed[x] = share * (upper[x] + lower[x])
+        else:
+            for x in range(2 * width):
+                summed[x] += share * (upper[x] + lower[x])
+    into = image[i]
+    for j in range(width):
+        into[j] = summed[2 * j] + summed[2 * j + 1]
+    # The points of these rows as soon as both of theirs are in the cache.
+    line = (2 * i + 2) // side - 1
+    if (2 * i + 2) % side == 0 and line < points.shape[1]:
         for channel in range(points.shape[0]):
             begin = channel * plane + (side * line + inner) * row
             upper, lower = numbers[begin : begin + 2 * width], numbers[begin + row : begin + row + 2 * width]
@@ -666,6 +673,16 @@ def _look_at(
             for j in range(len(there)):
                 x = side * j + inner
                 there[j] = quarter * (upper[x] + upper[x + 1] + lower[x] + lower[x + 1])
+
+
+@allocating
+def _look_at(
+    frame: Any, plane: int, row: int, red: float, green: float, blue: float, side: int, image: Any, points: Any
+) -> None:
+    """frame, plane, row: from ``flat``; image: [H / 2, W / 2]; points: [3, H / side, W / side]."""
+    summed = np.empty(2 * image.shape[1], np.float32)
+    for i in range(image.shape[0]):
+        see_rows(frame[0], plane, row, i, red, green, blue, side, summed, image, points)
 
 
 @compiled

@@ -16,13 +16,13 @@ POINTS = 128
 
 
 def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``search._looked_at`` returns."""
+    """What ``search.looked_at`` returns."""
     _, image, points = _looked(frame0, frame1, False)
     return image, points
 
 
 def compared(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``masks.change`` and ``search._looked_at`` return, of one look at both frames."""
+    """What ``masks.change`` and ``search.looked_at`` return, of one look at both frames."""
     changed, image, points = _looked(frame0, frame1, True)
     assert changed is not None
     return changed, image, points
