@@ -96,6 +96,9 @@ def cli() -> None:
 
     `ugsp COMMAND --help` tells more about each command.
     """
+    from ugsp_net.allocator import keep_freed_memory
+
+    keep_freed_memory()  # before there are other threads, whose first memory makes a heap of its own
 
 
 @cli.command()
