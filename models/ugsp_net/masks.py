@@ -78,7 +78,7 @@ passes before it in between, in none of the frames, must not be lost."""
 @compiled_by("cpu.masks.change", "gpu.masks.change")
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
     """What differs between two frames, [B, 3, H, W] -> [B, 2, H, W]: the largest of the three colours, and brightness,
-    which what moves beside a pixel does not bleed into when colours are coded at half size."""
+    which what moves beside a pixel does not bleed into when colours are coded at half size. fp32 or bf16."""
     difference = frame0 - frame1
     brightness = luma(difference).abs_()
     return torch.cat((difference.abs_().amax(1, keepdim=True), brightness), dim=1)
@@ -137,7 +137,7 @@ def still_pixels(frame0: Tensor, frame1: Tensor, *changes: Tensor) -> Tensor:
     batch, _, height, width = frame0.shape
     first, *others = (one[:, :1] for one in changes)
     overlaid = mean_around(_share_below(first, SAME, 16, others), 5) < OVERLAID
-    still = first.new_zeros((batch, 1, height // 2, width // 2))
+    still = frame0.new_zeros((batch, 1, height // 2, width // 2))
     box = bounds(overlaid.float())
     if box is None:
         return still
@@ -153,7 +153,7 @@ def still_pixels(frame0: Tensor, frame1: Tensor, *changes: Tensor) -> Tensor:
 def _share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
     """Share of pixels that changed less, in any of several, in every block of side x side, [B, 1, H, W] ->
     [B, 1, H / side, W / side]."""
-    return over_blocks((reduce(torch.maximum, others, changed) < limit).float(), side)[0]
+    return over_blocks((reduce(torch.maximum, others, changed).float() < limit).float(), side)[0]
 
 
 @compiled_by("cpu.masks.rooted_edges", "gpu.masks.rooted_edges")
@@ -162,7 +162,7 @@ def _rooted_edges(
 ) -> tuple[Tensor, Tensor]:
     """Of every 2x2 pixels, the share that are part of an edge which is in both frames, and whether all show the same,
     1 or 0: [B, 1, H / 2, W / 2] each. changed, others: as ``changes`` for ``still_pixels``, as is the rest."""
-    changed = reduce(torch.maximum, others, changed)
+    changed = reduce(torch.maximum, others, changed).float()
     contrast = torch.minimum(_contrast(frame0), _contrast(frame1))
     same = changed < (contrast * contrast.new_tensor(SAME_SHARES).view(1, 2, 1, 1)).clamp_(min=SAME)
     edge = same & (contrast > EDGE)

@@ -117,7 +117,7 @@ class Compared:
     """What two frames that follow each other show at a first look."""
 
     changed: Tensor
-    """[B, 2, H, W], from ``change``."""
+    """[B, 2, H, W] fp32 or bf16, from ``change``."""
     agree: Tensor
     """[B, 1, rows, columns] bool: blocks of the masks' grid at stride 8 in which they agree, from ``agreement``."""
     looked: tuple[Tensor, ...] = ()

@@ -24,9 +24,9 @@ def halve(values: Tensor, down: bool = True, across: bool = True) -> Tensor:
 
 @compiled_by("cpu.masks.over_blocks", "gpu.masks.over_blocks")
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Mean and largest of every block of side x side positions, [B, C, H, W] -> [B, C, H / side, W / side] each."""
+    """Mean and largest of every block of side x side positions, [B, C, H, W] -> [B, C, H / side, W / side] each, fp32."""
     batch, channels, height, width = values.shape
-    rows = values.reshape(batch, channels, height // side, side, width)
+    rows = values.float().reshape(batch, channels, height // side, side, width)
     shape = batch, channels, height // side, width // side, side
     return rows.mean(3).view(shape).mean(4), rows.amax(3).view(shape).amax(4)
 

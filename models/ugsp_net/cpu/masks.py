@@ -13,7 +13,20 @@ from torch.nn import functional as F
 
 from ugsp_net import masks
 from ugsp_net.blocks import Conv
-from ugsp_net.cpu.vectors import allocating, as_array, compiled, flat, inlined, load, plain, same, total
+from ugsp_net.cpu.vectors import (
+    allocating,
+    as_array,
+    compiled,
+    flat,
+    inlined,
+    largest,
+    load,
+    number,
+    plain,
+    same,
+    store,
+    total,
+)
 from ugsp_net.search import _LUMA
 
 LANES = 8
@@ -24,10 +37,10 @@ _SHARES = tuple(np.float32(share) for share in _LUMA)
 
 
 def change(frame0: Tensor, frame1: Tensor) -> Tensor:
-    """What ``masks.change`` returns."""
-    out = frame0.new_empty((len(frame0), 2, *frame0.shape[-2:]), dtype=torch.float32)
-    for one, other, made in zip(plain(frame0.float()), plain(frame1.float()), out.numpy(), strict=True):
-        _change(one, other, *_SHARES, made)
+    """What ``masks.change`` returns, in bf16: it is read five times, and that two cores wait for memory."""
+    out = frame0.new_empty((len(frame0), 2, *frame0.shape[-2:]), dtype=torch.bfloat16)
+    for one, other, made in zip(frame0.float(), frame1.float(), out, strict=True):
+        _change(*flat(one), *flat(other), *_SHARES, *(as_array(plane) for plane in made))
     return out
 
 
@@ -48,19 +61,19 @@ def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tens
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """What ``pooling.over_blocks`` returns."""
     batch, channels, height, width = values.shape
-    mean, most = (values.new_empty((batch, channels, height // side, width // side)) for _ in range(2))
-    for picture, means, largest in zip(plain(values), mean.numpy(), most.numpy(), strict=True):
-        for channel in range(channels):
-            _over_blocks(picture[channel], side, means[channel], largest[channel])
+    shape = batch, channels, height // side, width // side
+    mean, most = (values.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    for planes, *made in zip(values.flatten(0, 1), mean.flatten(0, 1), most.flatten(0, 1), strict=True):
+        _over_blocks(*flat(planes[None])[::2], side, *(one.numpy() for one in made))
     return mean, most
 
 
 def share_below(changed: Tensor, limit: float, side: int, others: Sequence[Tensor] = ()) -> Tensor:
     """What ``masks._share_below`` returns."""
     batch, _, height, width = changed.shape
-    out = changed.new_empty((batch, 1, height // side, width // side))
-    for *values, made in zip(*map(plain, _three([changed, *others])), out.numpy(), strict=True):
-        _share_below(*(one[0] for one in values), np.float32(limit), side, made[0])
+    out = changed.new_empty((batch, 1, height // side, width // side), dtype=torch.float32)
+    for *values, made in zip(*_three([changed, *others]), out.numpy(), strict=True):
+        _share_below(*(flat(one)[::2] for one in values), np.float32(limit), side, made[0])
     return out
 
 
@@ -121,52 +134,75 @@ def _block_logits(feature: Any, taps: Any, bias: float, side: int, parent: Any, 
 
 
 @compiled
-def _change(frame0: Any, frame1: Any, red: float, green: float, blue: float, out: Any) -> None:
-    """frame0, frame1: [3, H, W]; out: [2, H, W]."""
-    for y in range(out.shape[1]):
-        for x in range(out.shape[2]):
-            r = frame0[0, y, x] - frame1[0, y, x]
-            g = frame0[1, y, x] - frame1[1, y, x]
-            b = frame0[2, y, x] - frame1[2, y, x]
-            out[0, y, x] = max(max(abs(r), abs(g)), abs(b))
-            out[1, y, x] = abs(red * r + green * g + blue * b)
+def _change(
+    frame0: Any,
+    plane0: int,
+    row0: int,
+    frame1: Any,
+    plane1: int,
+    row1: int,
+    red: float,
+    green: float,
+    blue: float,
+    most: Any,
+    bright: Any,
+) -> None:
+    """frame0, frame1 and where their planes and rows are: from ``flat``; most, bright: [H, W] int16."""
+    shares, width = (same(red), same(green), same(blue)), most.shape[1]
+    for y in range(most.shape[0]):
+        here, there = y * row0, y * row1
+        for x in range(0, width, LANES):
+            # The last eight overlap those before them where the width is no multiple of eight.
+            x = max(min(x, width - LANES), 0)
+            r = load(frame0, 0, here + x) - load(frame1, 0, there + x)
+            g = load(frame0, 0, here + plane0 + x) - load(frame1, 0, there + plane1 + x)
+            b = load(frame0, 0, here + 2 * plane0 + x) - load(frame1, 0, there + 2 * plane1 + x)
+            store(largest(largest(_size(r), _size(g)), _size(b)), most, y, x)
+            store(_size(shares[0] * r + shares[1] * g + shares[2] * b), bright, y, x)
+
+
+@inlined
+def _size(vector: Any) -> Any:
+    """How far from 0."""
+    return largest(vector, same(np.float32(0)) - vector)
 
 
 @allocating
-def _over_blocks(values: Any, side: int, mean: Any, most: Any) -> None:
-    """values: [H, W]; mean, most: [H / side, W / side]."""
+def _over_blocks(values: Any, row: int, side: int, mean: Any, most: Any) -> None:
+    """values, row: of a plane, from ``flat``; mean, most: [H / side, W / side]."""
     share = np.float32(1 / side**2)
     columns = side * mean.shape[1]
-    summed, largest = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    summed, greatest = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for i in range(mean.shape[0]):
-        first = values[side * i]
-        for x in range(columns):
-            summed[x] = largest[x] = first[x]
-        for y in range(side * i + 1, side * (i + 1)):
-            row = values[y]
-            for x in range(columns):
-                summed[x] += row[x]
-                largest[x] = max(largest[x], row[x])
+        for y in range(side * i, side * (i + 1)):
+            if y == side * i:
+                for x in range(columns):
+                    summed[x] = greatest[x] = number(values, 0, y * row + x)
+            else:
+                for x in range(columns):
+                    summed[x] += number(values, 0, y * row + x)
+                for x in range(columns):
+                    greatest[x] = max(greatest[x], number(values, 0, y * row + x))
         for j in range(mean.shape[1]):
-            added, greatest = np.float32(0), largest[side * j]
+            added, found = np.float32(0), greatest[side * j]
             for x in range(side * j, side * (j + 1)):
                 added += summed[x]
-                greatest = max(greatest, largest[x])
-            mean[i, j], most[i, j] = added * share, greatest
+                found = max(found, greatest[x])
+            mean[i, j], most[i, j] = added * share, found
 
 
 @compiled
 def _share_below(one: Any, two: Any, three: Any, limit: float, side: int, out: Any) -> None:
-    """one, two, three: [H, W]; out: [H / side, W / side]."""
+    """one, two, three: planes and how many numbers their rows are apart, from ``flat``; out: [H / side, W / side]."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             count = np.float32(0)
-            for y in range(side):
-                first = one[side * i + y, side * j : side * (j + 1)]
-                second = two[side * i + y, side * j : side * (j + 1)]
-                third = three[side * i + y, side * j : side * (j + 1)]
+            for y in range(side * i, side * (i + 1)):
+                first, second, third = y * one[1] + side * j, y * two[1] + side * j, y * three[1] + side * j
                 for x in range(side):
-                    count += np.float32(1) if max(max(first[x], second[x]), third[x]) < limit else np.float32(0)
+                    found = max(number(one[0], 0, first + x), number(two[0], 0, second + x))
+                    found = max(found, number(three[0], 0, third + x))
+                    count += np.float32(1) if found < limit else np.float32(0)
             out[i, j] = count / np.float32(side**2)
 
 
@@ -214,11 +250,10 @@ def _add_contrast(shade: Any, y: int, height: int, other: Any, contrast: Any) ->
 @inlined
 def _add_largest(one: Any, two: Any, three: Any, channel: int, y: int, out: Any) -> None:
     """The largest of a row of three, into out [W]."""
-    begins = _begins(one, channel, y), _begins(two, channel, y), _begins(three, channel, y)
-    first, second = one[0][0, begins[0] : begins[0] + out.size], two[0][0, begins[1] : begins[1] + out.size]
-    third = three[0][0, begins[2] : begins[2] + out.size]
+    first, second, third = _begins(one, channel, y), _begins(two, channel, y), _begins(three, channel, y)
     for x in range(out.size):
-        out[x] = max(max(first[x], second[x]), third[x])
+        found = max(number(one[0], 0, first + x), number(two[0], 0, second + x))
+        out[x] = max(found, number(three[0], 0, third + x))
 
 
 @allocating

@@ -75,13 +75,13 @@ def as_array(values: Tensor) -> Any:
 
 
 def flat(planes: Tensor) -> tuple[Any, int, int]:
-    """Planes [C, H, W] as one line of numbers [1, N], and how many numbers planes and rows are apart: one kind of array
+    """Planes [C, H, W] as one line of numbers [1, N] (as ``as_array`` has them), and how many numbers planes and rows are apart: one kind of array
     for whole pictures and parts of them, since each kind takes seconds to compile. A copy where rows are not of one
     piece, so what is to be written to must have such."""
     planes = planes if planes.stride(2) == 1 else planes.contiguous()
     plane, row = planes.stride(0), planes.stride(1)
     length = (len(planes) - 1) * plane + (planes.shape[1] - 1) * row + planes.shape[2]
-    return planes.as_strided((1, length), (length, 1)).numpy(), plane, row
+    return as_array(planes.as_strided((1, length), (length, 1))), plane, row
 
 
 class _Vector(types.Type):
@@ -181,6 +181,20 @@ def _same_loads(vector: _Vector) -> Any:
         return vector(source, types.intp, types.intp), generate
 
     return load_same
+
+
+@intrinsic
+def number(_context: Any, source: Any, row: Any, column: Any) -> Any:
+    """The number at (row, column) of an array [H, W], as ``load`` reads it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = builder.load(_place(context, builder, signature.args[0], arguments[0], arguments[1:]))
+        if signature.args[0].dtype != types.int16:
+            return found
+        whole = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.zext(found, whole), ir.Constant(whole, 16)), ir.FloatType())
+
+    return types.float32(source, types.intp, types.intp), generate
 
 
 _SIXTEEN, _EIGHT, _FOUR = _Vector(16), _Vector(8), _Vector(4)
