@@ -24,7 +24,7 @@ def halve(values: Tensor, down: bool = True, across: bool = True) -> Tensor:
 
 @compiled_by("cpu.masks.over_blocks", "gpu.masks.over_blocks")
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Mean and largest of every block of side x side positions, [B, C, H, W] -> [B, C, H / side, W / side] each, fp32."""
+    """Mean and largest of blocks of side x side positions, [B, C, H, W] -> [B, C, H / side, W / side] fp32 each."""
     batch, channels, height, width = values.shape
     rows = values.float().reshape(batch, channels, height // side, side, width)
     shape = batch, channels, height // side, width // side, side

@@ -147,13 +147,12 @@ def _change(
     most: Any,
     bright: Any,
 ) -> None:
-    """frame0, frame1 and where their planes and rows are: from ``flat``; most, bright: [H, W] int16."""
+    """frame0, frame1 and where their planes and rows are: from ``flat``; most, bright: [H, W] int16, W of 8 or more."""
     shares, width = (same(red), same(green), same(blue)), most.shape[1]
     for y in range(most.shape[0]):
         here, there = y * row0, y * row1
-        for x in range(0, width, LANES):
-            # The last eight overlap those before them where the width is no multiple of eight.
-            x = max(min(x, width - LANES), 0)
+        for first in range(0, width, LANES):
+            x = min(first, width - LANES)  # the last eight overlap those before them where they would be fewer
             r = load(frame0, 0, here + x) - load(frame1, 0, there + x)
             g = load(frame0, 0, here + plane0 + x) - load(frame1, 0, there + plane1 + x)
             b = load(frame0, 0, here + 2 * plane0 + x) - load(frame1, 0, there + 2 * plane1 + x)

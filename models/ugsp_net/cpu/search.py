@@ -46,38 +46,29 @@ def search_size(pictures: Tensor, flow: Tensor | None, coarser: Tensor | None, l
     """What ``search._search_both`` returns."""
     batch, _, height, width = pictures.shape
     rows, columns = -(-height // CELL), -(-width // CELL)
-    bordered = _with_borders(pictures)[:, 0]
-    slopes = _slopes(pictures)
+    every, samples = search._every(level), len(search._sampled(level))
+    most = max(search.LOST_LEAST, int(search.LOST_SHARE * rows * columns))
     best = np.zeros((batch, rows, columns, 2), np.float32)
-    if flow is not None:
-        for begun, told in zip(best, plain(flow), strict=True):
-            _from_smaller(told, begun)
-    every = zip(bordered, _others(bordered), *slopes, best, strict=True)
-    found = [_Patches(level, *one) for one in every]
-    looking = [one for one in found if one.look]
-    if looking:
-        if coarser is None:
-            for one in looking:
-                one.try_everywhere()
-        else:
-            for one, tried in zip(found, plain(coarser.permute(0, 2, 3, 1)), strict=True):
-                if one.look:
-                    one.try_smaller(tried)
-        if level == 0:
-            ways = [one.flow.copy() for one in _others(found)]
-            for one, way in zip(found, ways, strict=True):
-                if one.look:
-                    one.try_back(way)
-        distances = search._distances(level)
-        for one in looking:
-            for turn, distance in enumerate(distances):
-                if level == 1 and turn == len(distances) - 1:
-                    one.look_far()
-                one.try_around(distance)
     averaged = pictures.new_empty((batch, 2, -(-height // SPACING), -(-width // SPACING)))
-    for one, mean in zip(found, averaged.numpy(), strict=True):
-        one.average(mean)
+    _search(
+        plain(pictures[:, 0]),
+        _NONE if flow is None else plain(flow),
+        _NONE if coarser is None else plain(coarser.permute(0, 2, 3, 1)),
+        every,
+        _share(every),
+        np.float32(search.NOISE / 4**level * samples),
+        np.float32(search.DAMPING * samples / PATCH**2),
+        search.REACH,
+        level == 0,
+        np.array(search._distances(level)),
+        (most if level == 1 else 0, search.FAR, np.float32(search.LOST * samples), np.float32(search.FOUND)),
+        best,
+        averaged.numpy(),
+    )
     return averaged, torch.from_numpy(best).permute(0, 3, 1, 2)
+
+
+_NONE = np.empty((0, 0, 0, 0), np.float32)
 
 
 def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,12 +126,6 @@ def _share(every: int) -> Any:
     return np.float32(1 / len(search._one_in(every)))
 
 
-def _others(of_pictures: Any) -> Any:
-    """The second half before the first one: the frames in which each is looked for, or what is of them."""
-    half = len(of_pictures) // 2
-    return [*of_pictures[half:], *of_pictures[:half]]
-
-
 def _with_borders(frames: Tensor) -> Any:
     """Frames [B, C, h, w] with what is at their borders repeated outside, [B, C, h + 2 BORDER, w + 2 BORDER]."""
     batch, channels, height, width = frames.shape
@@ -149,74 +134,6 @@ def _with_borders(frames: Tensor) -> Any:
         for plane, into in zip(picture, made, strict=True):
             _surround(plane, into)
     return out
-
-
-def _slopes(frames: Tensor) -> tuple[Any, Any]:
-    """How frames [B, 1, h, w] change across and down, with borders of zeros: outside nothing is known of that."""
-    batch, _, height, width = frames.shape
-    across, down = np.empty((2, batch, height + 2 * BORDER, width + 2 * BORDER), np.float32)
-    for frame, *made in zip(plain(frames[:, 0]), across, down, strict=True):
-        _slope(frame, *made)
-    return across, down
-
-
-class _Patches:
-    """All patches of one frame at one size, and the best flow of each so far."""
-
-    def __init__(self, level: int, first: Any, second: Any, across: Any, down: Any, begun: Any) -> None:
-        """first, second: a frame and the other one, with their borders, fp32 of 0 to 255; across, down: the first one's
-        slopes; begun: [rows, columns, 2], the flow that is changed here."""
-        self.flow = begun
-        every = search._every(level)
-        self._samples = len(search._sampled(level))
-        self._frames = first, second, every, _share(every)
-        self._cost = np.empty(begun.shape[:2], np.float32)
-        self._looks = np.empty(begun.shape[:2], np.bool_)
-        self._tried = np.empty(begun.shape[1:], np.float32)
-        fits = search.NOISE / 4**level * self._samples
-        self.look: bool = _begin(*self._frames, np.float32(fits), begun, self._cost, self._looks)
-        if self.look:
-            damping = search.DAMPING * self._samples / PATCH**2
-            inverse = np.empty((*begun.shape[:2], 5), np.float32)
-            _invert(across, down, *self._frames[2:], np.float32(damping), self._looks, inverse)
-            self._slopes = across, down, inverse
-
-    def try_smaller(self, tried: Any) -> None:
-        """Try the flow of the patch of the next smaller size that is at the same place. tried: of all of these,
-        [rows / 2, columns / 2, 2]."""
-        _try_smaller(*self._frames, tried, self._tried, self._looks, self.flow, self._cost)
-
-    def try_everywhere(self) -> None:
-        """Try all short displacements."""
-        _try_everywhere(*self._frames, search.REACH, self._looks, self.flow, self._cost)
-
-    def try_back(self, way: Any) -> None:
-        """Try the way back from the patch of the other frame that is nearest to where each patch leads now. way: the
-        other frame's flow, [rows, columns, 2]."""
-        _try_back(*self._frames, way, self._tried, self._looks, self.flow, self._cost)
-
-    def try_around(self, distance: int) -> None:
-        """Try the flows of the patches so far above, below, left and right, then take a Gauss-Newton step."""
-        side = min(distance, max(1, min(self._looks.shape) - 1))
-        _try_around(
-            *self._frames, *self._slopes, side, self.flow.copy(), self._tried, self._looks, self.flow, self._cost
-        )
-
-    def look_far(self) -> None:
-        """Try all flows within ``search.FAR`` positions of theirs for the patches that are lost."""
-        cost = np.where(self._looks, self._cost, 0).ravel()
-        lost = np.flatnonzero(cost > search.LOST * self._samples)
-        most = max(search.LOST_LEAST, int(search.LOST_SHARE * cost.size))
-        if len(lost) > most:
-            lost = lost[np.argpartition(-cost[lost], most)[:most]]
-        _look_far(*self._frames, lost, search.FAR, np.float32(search.FOUND), self.flow, self._cost)
-
-    def average(self, mean: Any) -> None:
-        """The mean of the patches' flows, weighted by how well each fits, into [2, h / SPACING, w / SPACING]."""
-        rows, columns = self._looks.shape
-        summed = np.zeros((3 * (rows + 1) * CELL // SPACING, (columns + 1) * CELL // SPACING), np.float32)
-        _average(*self._frames[:2], self.flow, summed)
-        _divide(summed, mean)
 
 
 @inlined
@@ -559,11 +476,20 @@ def _try_around(
 
 @compiled
 def _look_far(
-    first: Any, second: Any, every: int, share: float, lost: Any, reach: int, found: float, flow: Any, cost: Any
+    first: Any,
+    second: Any,
+    every: int,
+    share: float,
+    lost: int,
+    numbers: Any,
+    reach: int,
+    found: float,
+    flow: Any,
+    cost: Any,
 ) -> None:
-    """lost: the numbers of the patches that do; found: the part of what differs that may be left."""
+    """lost, numbers: how many patches do, and which; found: the part of what differs that may be left."""
     columns = flow.shape[1]
-    for number in lost:
+    for number in numbers[:lost]:
         i, j = number // columns, number % columns
         top, left = CELL * i - MARGIN, CELL * j - MARGIN
         from_x, from_y, least = flow[i, j, 0], flow[i, j, 1], cost[i, j] * found
@@ -630,6 +556,127 @@ def _divide(summed: Any, mean: Any) -> None:
             y, x = i + MARGIN // SPACING, j + MARGIN // SPACING
             share = np.float32(1) / summed[y, x]
             mean[0, i, j], mean[1, i, j] = share * summed[rows + y, x], share * summed[2 * rows + y, x]
+
+
+@compiled
+def _lost(cost: Any, looks: Any, least: float, most: int, numbers: Any) -> int:
+    """How many patches look and cost more than the least, at most so many, and which: those that cost most. numbers:
+    [rows * columns], out."""
+    low = high = least
+    for i in range(cost.shape[0]):
+        for j in range(cost.shape[1]):
+            high = max(high, cost[i, j] if looks[i, j] else least)
+    # More than these cost more than the lower limit, and no more of them than the higher one.
+    if _costlier(cost, looks, low) <= most:
+        high = low
+    for _ in range(24 if high > low else 0):
+        middle = (low + high) / 2
+        if _costlier(cost, looks, middle) > most:
+            low = middle
+        else:
+            high = middle
+    count = 0
+    for limit, up_to in ((high, np.inf), (low, high)):
+        for i in range(cost.shape[0]):
+            for j in range(cost.shape[1]):
+                if looks[i, j] and limit < cost[i, j] <= up_to and count < most:
+                    numbers[count] = i * cost.shape[1] + j
+                    count += 1
+    return count
+
+
+@inlined
+def _costlier(cost: Any, looks: Any, limit: float) -> int:
+    count = 0
+    for i in range(cost.shape[0]):
+        for j in range(cost.shape[1]):
+            count += 1 if looks[i, j] and cost[i, j] > limit else 0
+    return count
+
+
+@compiled
+def _copy(flow: Any, out: Any) -> None:
+    """[rows, columns, 2]. What NumPy copies by brings its error messages along, which take seconds to compile."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j, 0], out[i, j, 1] = flow[i, j, 0], flow[i, j, 1]
+
+
+@compiled
+def _clear(values: Any) -> None:
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            values[i, j] = np.float32(0)
+
+
+@allocating
+def _search(
+    pictures: Any,
+    flow: Any,
+    coarser: Any,
+    every: int,
+    share: float,
+    fits: float,
+    damping: float,
+    reach: int,
+    back: bool,
+    distances: Any,
+    far: Any,
+    best: Any,
+    mean: Any,
+) -> None:
+    """All patches of all frames of one size, the second half of which is where the first half is looked for, and the
+    other way round: in one call, since Python takes longer to call this than a small size takes.
+
+    pictures: [B, h, w] of 0 to 255; flow: [B, 2, h / 2, w / 2] of the next smaller size, and coarser:
+    [B, rows / 2, columns / 2, 2] of its patches, both of no frames at the smallest; every, share: of rows and samples;
+    fits: the cost up to which a patch looks no further; damping: of slopes; reach: at the smallest size; back: whether
+    ways back are tried; distances: of the rounds; far: before the last of them, how many patches at most look how far,
+    what they cost at least and the part that may be left; best: [B, rows, columns, 2] zeros, out; mean: [B, 2, h /
+    SPACING, w / SPACING], out."""
+    count, height, width = pictures.shape
+    rows, columns = best.shape[1], best.shape[2]
+    sides = height + 2 * BORDER, width + 2 * BORDER
+    bordered = np.empty((count, sides[0], sides[1]), np.float32)
+    across, down = np.empty(bordered.shape, np.float32), np.empty(bordered.shape, np.float32)
+    cost, looks = np.empty((count, rows, columns), np.float32), np.empty((count, rows, columns), np.bool_)
+    inverse, ways = np.empty((count, rows, columns, 5), np.float32), np.empty(best.shape, np.float32)
+    before, tried = np.empty((rows, columns, 2), np.float32), np.empty((columns, 2), np.float32)
+    numbers, some = np.empty(rows * columns, np.intp), np.empty(count, np.bool_)
+    summed = np.empty((3 * (rows + 1) * CELL // SPACING, (columns + 1) * CELL // SPACING), np.float32)
+    for one in range(count):
+        _surround(pictures[one], bordered[one])
+    for one in range(count):
+        other = bordered[(one + count // 2) % count]
+        if len(flow):
+            _from_smaller(flow[one], best[one])
+        some[one] = _begin(bordered[one], other, every, share, fits, best[one], cost[one], looks[one])
+        if not some[one]:
+            continue
+        _slope(pictures[one], across[one], down[one])
+        _invert(across[one], down[one], every, share, damping, looks[one], inverse[one])
+        if len(coarser):
+            _try_smaller(bordered[one], other, every, share, coarser[one], tried, looks[one], best[one], cost[one])
+        else:
+            _try_everywhere(bordered[one], other, every, share, reach, looks[one], best[one], cost[one])
+    for one in range(count):
+        _copy(best[one], ways[one])
+    for one in range(count):
+        partner = (one + count // 2) % count
+        first, second = bordered[one], bordered[partner]
+        if some[one] and back:
+            _try_back(first, second, every, share, ways[partner], tried, looks[one], best[one], cost[one])
+        for turn in range(len(distances) if some[one] else 0):
+            if far[0] > 0 and turn == len(distances) - 1:
+                lost = _lost(cost[one], looks[one], far[2], far[0], numbers)
+                _look_far(first, second, every, share, lost, numbers, far[1], far[3], best[one], cost[one])
+            side = min(distances[turn], max(1, min(rows, columns) - 1))
+            _copy(best[one], before)
+            slopes = across[one], down[one], inverse[one]
+            _try_around(first, second, every, share, *slopes, side, before, tried, looks[one], best[one], cost[one])
+        _clear(summed)
+        _average(first, second, best[one], summed)
+        _divide(summed, mean[one])
 
 
 @inlined

@@ -75,9 +75,9 @@ def as_array(values: Tensor) -> Any:
 
 
 def flat(planes: Tensor) -> tuple[Any, int, int]:
-    """Planes [C, H, W] as one line of numbers [1, N] (as ``as_array`` has them), and how many numbers planes and rows are apart: one kind of array
-    for whole pictures and parts of them, since each kind takes seconds to compile. A copy where rows are not of one
-    piece, so what is to be written to must have such."""
+    """Planes [C, H, W] as one line of numbers [1, N], as ``as_array`` has them, and how many numbers lie from plane to
+    plane and from row to row: one kind of array for whole pictures and parts of them, since each kind takes seconds to
+    compile. A copy where rows are not of one piece, so what is to be written to must have such."""
     planes = planes if planes.stride(2) == 1 else planes.contiguous()
     plane, row = planes.stride(0), planes.stride(1)
     length = (len(planes) - 1) * plane + (planes.shape[1] - 1) * row + planes.shape[2]
