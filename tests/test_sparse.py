@@ -148,6 +148,8 @@ def test_what_is_around_is_counted_by_blocks(side: int) -> None:
     height, width = 5 * side, 6 * side
     reached = F.max_pool2d(mask.repeat_interleave(side, 2).repeat_interleave(side, 3), 3, 1, 1).flatten(1).mean(1)
     torch.testing.assert_close(tiles.reached_share(mask, height, width), reached)
+    with torch.inference_mode():  # by compiled code
+        torch.testing.assert_close(tiles.reached_share(mask, height, width), reached)
 
 
 @pytest.mark.skipif(not cpu.available(), reason="Numba does not know this Python yet")
@@ -329,3 +331,25 @@ def test_what_is_made_of_weights_is_kept_until_they_change() -> None:
     conv.weight.data = torch.ones(8, 8, 3, 3)
     assert torch.equal(conv.kept(double), 2 * conv.weight)
     assert "_kept" not in str(conv.state_dict().keys())
+
+
+def test_what_is_made_of_frozen_weights_is_kept_until_they_are_no_more() -> None:
+    net = small_net()
+    gate = net.gates[0]
+    assert isinstance(gate, Conv)
+
+    def double(weight: Tensor) -> Tensor:
+        return 2 * weight.detach()
+
+    before = gate.kept(double)
+    with torch.no_grad():
+        gate.weight.add_(1)
+    net.frozen = True
+    assert net.dtype == torch.float32
+    made = gate.kept(double)
+    assert torch.equal(made, 2 * gate.weight)
+    assert not torch.equal(made, before)
+    assert gate.kept(double) is made
+    net.frozen = False
+    assert not net.frozen
+    assert gate.kept(double) is not made

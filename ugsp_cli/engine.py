@@ -169,6 +169,8 @@ class _Ready:
     """MACs that the dense network owes beside the frame itself."""
     spent: int
     """MACs that were spent to make this ready."""
+    neighbours: list[tuple[Frame, Frame]]
+    """The pair itself, and those before and after it that tell something."""
     paths: Tensor | None = None
     """From ``trace``; None in a network without a search."""
     cut: bool = False
@@ -320,7 +322,8 @@ class Interpolator:
                 if other.flow is None and key not in search:
                     search[key] = other, self._source(left, False), self._source(right, False)
                     spent += cost.match
-            ready.append(_Ready(request, pair, known.compared.agree, known.seen, self._due(request, neighbours), spent))
+            how = known.compared.agree, known.seen, self._due(request, neighbours), spent, neighbours
+            ready.append(_Ready(request, pair, *how))
         if self._crew is None:
             together = reduce(Window.joined, (one.seen for one in ready))
             for one in ready:
@@ -544,10 +547,9 @@ class Interpolator:
         wanted: dict[tuple[int, ...], _Around] = {}
         keys = []
         for one in ready:
-            neighbours = self._neighbours(one.request)
-            keys.append(tuple(frame.index for pair in neighbours for frame in pair))
+            keys.append(tuple(frame.index for pair in one.neighbours for frame in pair))
             if keys[-1] not in self._paths:
-                wanted[keys[-1]] = one.request, [(*pair, self._pair(*pair)) for pair in neighbours]
+                wanted[keys[-1]] = one.request, [(*pair, self._pair(*pair)) for pair in one.neighbours]
         traced = self.each([partial(self._traced, some) for some in self._shared([*wanted.values()], len(ready) > 1)])
         self._paths.update(zip(wanted, chain.from_iterable(traced), strict=True))
         for one, key in zip(ready, keys, strict=True):

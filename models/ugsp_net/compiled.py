@@ -33,6 +33,7 @@ def compiled_by(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let functions ("cpu.module.function", "gpu.module.function") do what this one does where its first argument, a
     tensor, is on such a device and no gradients are recorded."""
     packages = {name.partition(".")[0]: name for name in names}
+    found: dict[str, Callable[..., Any]] = {}
 
     def decorate(in_torch: Callable[P, R]) -> Callable[P, R]:
         @wraps(in_torch)
@@ -46,9 +47,10 @@ def compiled_by(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     name = packages.get("gpu")
             if name is None:
                 return in_torch(*arguments, **named)
-            # Imported when it is needed: Numba takes a third of a second.
-            module, _, function = name.rpartition(".")
-            made: R = getattr(import_module(f"ugsp_net.{module}"), function)(*arguments, **named)
+            if name not in found:  # imported when it is needed: Numba takes a third of a second
+                module, _, function = name.rpartition(".")
+                found[name] = getattr(import_module(f"ugsp_net.{module}"), function)
+            made: R = found[name](*arguments, **named)
             return made
 
         return either

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ugsp_net import cpu, gpu, matching
-from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels
+from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels, freeze
 from ugsp_net.compiled import compiled_by
 from ugsp_net.config import STRIDES, NetConfig
 from ugsp_net.gpu.graphs import replayed
@@ -257,8 +257,7 @@ class UGSP(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
-        self.frozen = False
-        """Whether the weights stay as they are, so that kernels may be captured with them in CUDA graphs."""
+        self._frozen_dtype: torch.dtype | None = None
         channels = config.encoder_channels
         self.encoder = Encoder(config)
         self.levels = nn.ModuleList()
@@ -305,8 +304,21 @@ class UGSP(nn.Module):
                 gate.weight *= 0.1
 
     @property
+    def frozen(self) -> bool:
+        """Whether the weights stay what and where they are, so that kernels may be captured with them in CUDA graphs,
+        and what is made of them need not be made again."""
+        return self._frozen_dtype is not None
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        self._frozen_dtype = self.synthesis.enlarge.weight.dtype if frozen else None
+        freeze(self, frozen)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of activations: autocast's where it is on, else the weights'."""
+        if self._frozen_dtype is not None:
+            return self._frozen_dtype
         device = self.synthesis.enlarge.weight.device.type
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ugsp_net.blocks import LEAKY_SLOPE, Conv, Encoder
+from ugsp_net.blocks import LEAKY_SLOPE, Encoder
 from ugsp_net.cpu.vectors import allocating, compiled, fetch, load, store
 from ugsp_net.cpu.winograd import (
     COLUMNS,
@@ -39,18 +39,26 @@ def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[
     """What the encoder makes of ``scale * frame + shift``. frame: [B, 3, H, W] fp32, sides multiples of 16."""
     features: list[Tensor] = []
     (height, width), source = frame.shape[-2:], frame.flatten(2).contiguous()  # [B, 3, H * W]
-    for level in encoder.levels:
-        first, second = (conv for conv in level.children() if isinstance(conv, Conv))
-        assert first.bias is not None
-        assert second.bias is not None
+    for channels, *how in encoder.kept(_laid):
         height, width = height // 2, width // 2
-        made = frame.new_empty((len(frame), height * width, second.out_channels))
-        how = (*padded(first.kept(_taps), first.bias), *padded(second.kept(Winograd).kernel, second.bias))
+        made = frame.new_empty((len(frame), height * width, channels))
         for one, out in zip(source.numpy(), made.numpy(), strict=True):
             _level(one, np.float32(scale), np.float32(shift), *how, np.float32(LEAKY_SLOPE), out, width)
         features.append(made.view(len(frame), height, width, -1).permute(0, 3, 1, 2))
         source, scale, shift = made.flatten(1)[:, None], 1.0, 0.0
     return features
+
+
+def _laid(encoder: Encoder) -> list[tuple[Any, ...]]:
+    """Of each level the channels, and both kernels and biases as ``_level`` takes them."""
+    return [
+        (
+            second.out_channels,
+            *padded(_taps(first.weight), first.bias),
+            *padded(Winograd(second.weight).kernel, second.bias),
+        )
+        for first, second in encoder.convolutions
+    ]
 
 
 def _taps(weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional as F
 
-from ugsp_net.blocks import LEAKY_SLOPE, Conv, Encoder
+from ugsp_net.blocks import LEAKY_SLOPE, Encoder
 from ugsp_net.cpu.products import (
     LANES,
     LINES,
@@ -45,14 +45,9 @@ def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[
     [B, 3, H, W] fp32, sides multiples of 16."""
     features: list[Tensor] = []
     (height, width), sources = frame.shape[-2:], [flat(picture) for picture in frame]
-    for level in encoder.levels:
-        first, second = (conv for conv in level.children() if isinstance(conv, Conv))
-        assert first.bias is not None
-        assert second.bias is not None
-        height, width, channels = height // 2, width // 2, second.out_channels
+    for channels, *kernels in encoder.kept(_laid):
+        height, width = height // 2, width // 2
         made = frame.new_empty((len(frame), height, width, channels), dtype=torch.bfloat16)
-        head = as_array(first.kept(_first if features == [] else _taps))
-        kernels = head, plain(first.bias.float()[None]), as_array(second.kept(_taps)), plain(second.bias.float()[None])
         outs = [as_array(one.flatten()) for one in made]
         for source, out in zip(sources, outs, strict=True):
             how = np.float32(scale), np.float32(shift), *kernels, np.float32(LEAKY_SLOPE)
@@ -60,6 +55,19 @@ def encode(encoder: Encoder, frame: Tensor, scale: float, shift: float) -> list[
         features.append(made.permute(0, 3, 1, 2))
         sources = [(out, 0, 0) for out in outs]
     return features
+
+
+def _laid(encoder: Encoder) -> list[tuple[Any, ...]]:
+    """Of each level the channels, and both kernels and biases as ``_level`` takes them."""
+    laid: list[tuple[Any, ...]] = []
+    for first, second in encoder.convolutions:
+        assert first.bias is not None
+        assert second.bias is not None
+        kernels = (_taps if laid else _first)(first.weight), _taps(second.weight)
+        biases = (plain(bias.detach().float()[None]) for bias in (first.bias, second.bias))
+        both = zip((as_array(kernel.detach()) for kernel in kernels), biases, strict=True)
+        laid.append((second.out_channels, *(array for pair in both for array in pair)))
+    return laid
 
 
 def _first(weight: Tensor) -> Tensor:

@@ -46,16 +46,23 @@ def change(frame0: Tensor, frame1: Tensor) -> Tensor:
 
 def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tensor:
     """What ``masks.block_logits`` returns, 0 where the parent is 0."""
-    weight, bias = gate.weight.to(feature.dtype), gate.bias
+    same_type = gate.weight.dtype == feature.dtype
+    taps = gate.kept(_taps) if same_type else _taps(gate.weight.to(feature.dtype))
+    bias = gate.bias
     assert bias is not None
     if feature.stride(1) != 1 or feature.shape[1] % LANES:
         feature = F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
-    taps = F.pad(weight[0].float().permute(1, 2, 0).flatten(0, 1), (0, feature.shape[1] - weight.shape[1]))
     out = torch.zeros_like(parent)
     for index, made in enumerate(out.numpy()):
         read = as_array(feature[index].permute(1, 2, 0))
-        _block_logits(read, plain(taps), np.float32(bias.item()), side, plain(parent[index, 0]), made[0])
+        _block_logits(read, taps, np.float32(bias.item()), side, plain(parent[index, 0]), made[0])
     return out
+
+
+def _taps(weight: Tensor) -> Any:
+    """[1, C, 3, 3] -> [9, C] fp32, C filled up with zeros to a multiple of 8."""
+    taps = weight[0].float().permute(1, 2, 0).flatten(0, 1)
+    return plain(F.pad(taps, (0, -weight.shape[1] % LANES)))
 
 
 def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,36 @@ def place(
     return tuple(torch.from_numpy(values) for values in made)  # type: ignore[return-value]
 
 
+def reached_share(mask: Tensor, side: int) -> Tensor:
+    """What ``sparse.tiles._reached_share`` returns, of masks of 0 and 1."""
+    blocks = plain(mask[:, 0])
+    positions = side**2 * blocks.shape[1] * blocks.shape[2]
+    return mask.new_tensor([_count_reached(of_one, side) / positions for of_one in blocks])
+
+
+@compiled
+def _count_reached(blocks: Any, side: int) -> int:
+    """How many positions are active or beside such. blocks: [rows, columns]."""
+    rows, columns = blocks.shape
+    count = 0
+    for i in range(rows):
+        for j in range(columns):
+            if blocks[i, j] > 0:
+                count += side * side
+                continue
+            up, left = i > 0 and blocks[i - 1, j] > 0, j > 0 and blocks[i, j - 1] > 0
+            down, right = i < rows - 1 and blocks[i + 1, j] > 0, j < columns - 1 and blocks[i, j + 1] > 0
+            a = up or left or (i > 0 and j > 0 and blocks[i - 1, j - 1] > 0)
+            b = up or right or (i > 0 and j < columns - 1 and blocks[i - 1, j + 1] > 0)
+            c = down or left or (i < rows - 1 and j > 0 and blocks[i + 1, j - 1] > 0)
+            d = down or right or (i < rows - 1 and j < columns - 1 and blocks[i + 1, j + 1] > 0)
+            if side == 1:
+                count += a or b or c or d
+            else:
+                count += (side - 2) * (int(up) + int(down) + int(left) + int(right)) + int(a) + int(b) + int(c) + int(d)
+    return count
+
+
 @compiled
 def _find(blocks: Any, side: int, tile: int, wanted: Any) -> None:
     """Which tiles hold an active position. blocks: the mask; side: of its blocks, positions."""

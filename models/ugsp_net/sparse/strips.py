@@ -8,6 +8,7 @@ or scattered, and positions that are not active are left out in cells of four li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,22 +48,22 @@ def run(
     from ugsp_net.cpu.vectors import as_array, plain
 
     side, unit, laid = block_side(mask, height, width), products.unit(), level.kept(_laid)
-    outputs = laid.bias.shape[1]
-    step = -(-outputs // products.PAIRS) * products.PAIRS
-    last = F.pad(_slopes(activation, level.outputs), (0, outputs - level.outputs))[None]
+    step, last = len(laid.outside), laid.leaks
+    if activation is None:
+        last = laid.ones
+    elif activation.slope is not None:
+        last = plain(F.pad(activation.slope.float(), (0, -level.outputs % products.LANES))[None])
     positions = len(mask) * height * width
     # Products read up to a vector of positions beyond the last one.
-    out = laid.head.new_empty(positions + products.LANES, step)[:positions].view(len(mask), -1, step)
+    out = laid.outside.new_empty(positions + products.LANES, step)[:positions].view(len(mask), -1, step)
     if activation is None:
-        out.copy_(F.pad(laid.bias, (0, step - outputs)))
+        out.copy_(laid.outside)
     blocks = plain(mask[:, 0])
-    how = as_array(laid.kernels), plain(laid.slopes), as_array(laid.weights), plain(laid.bias), plain(last)
     for picture in range(len(mask)):
-        if not blocks[picture].any():
-            continue
-        given = inputs.lines(mask[picture, 0], picture)
-        arrays = as_array(given.flatten()), level.head.in_channels, as_array(laid.head), *how, blocks[picture], side
-        products.run(unit, *arrays, as_array(out[picture].flatten()))
+        if blocks[picture].any():
+            given = as_array(inputs.lines(mask[picture, 0], picture).flatten())
+            made = as_array(out[picture].flatten())
+            products.run(unit, given, level.head.in_channels, *laid.arrays, last, blocks[picture], side, made)
     return out
 
 
@@ -70,26 +71,32 @@ def run(
 class _Laid:
     """A level's weights as ``cpu.products.run`` takes them."""
 
-    head: Tensor
-    kernels: Tensor
-    slopes: Tensor
-    weights: Tensor
-    bias: Tensor
+    arrays: tuple[Any, ...]
+    """``head``, ``kernels``, ``slopes``, ``weights`` and ``bias`` of ``cpu.products.run``."""
+    ones: Any
+    """``last`` where nothing is activated ..."""
+    leaks: Any
+    """... and for a leaky ReLU."""
+    outside: Tensor
+    """What the level puts out where nothing is computed, [P] bf16."""
 
 
 def _laid(level: Level) -> _Laid:
     from ugsp_net.cpu import products
+    from ugsp_net.cpu.vectors import as_array, plain
 
     layers = level.layers
     head, *kernels = (products.convolution(conv.weight) for conv, _ in layers)
     slopes = [F.pad(_slopes(made, level.width), (0, -level.width % products.LANES)) for _, made in layers]
     bias = F.pad(level.bias().flatten(), (0, -level.outputs % products.LANES))[None]
     more = torch.stack(kernels) if kernels else head.new_empty(0, 1)
-    return _Laid(head, more, torch.stack(slopes), products.projection(len(layers), level.project.weight), bias)
+    weights = products.projection(len(layers), level.project.weight)
+    arrays = as_array(head), as_array(more), plain(torch.stack(slopes)), as_array(weights), plain(bias)
+    ones = torch.ones_like(bias)
+    outside = F.pad(bias[0], (0, -bias.shape[1] % products.PAIRS)).to(torch.bfloat16)
+    return _Laid(arrays, plain(ones), plain(LEAKY_SLOPE * ones), outside)
 
 
-def _slopes(activation: Activation | None, channels: int) -> Tensor:
+def _slopes(activation: Activation, channels: int) -> Tensor:
     """Of a leaky ReLU that is the same, [channels] fp32."""
-    if activation is not None and activation.slope is not None:
-        return activation.slope.float()
-    return torch.full((channels,), 1.0 if activation is None else LEAKY_SLOPE)
+    return torch.full((channels,), LEAKY_SLOPE) if activation.slope is None else activation.slope.float()

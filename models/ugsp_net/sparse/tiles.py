@@ -60,9 +60,14 @@ def matched_share(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def reached_share(mask: Tensor, height: int, width: int) -> Tensor:
-    """Share of a level's positions that are active or beside it, [B]: counted by blocks, of which each that is not
-    active has a row or column beside each active neighbour, and corners."""
-    side = block_side(mask, height, width)
+    """Share of a level's positions that are active or beside it, [B]: see ``_reached_share``."""
+    return _reached_share(mask, block_side(mask, height, width))
+
+
+@compiled_by("cpu.positions.reached_share")
+def _reached_share(mask: Tensor, side: int) -> Tensor:
+    """Counted by blocks of side x side positions, of which each that is not active has a row or column beside each
+    active neighbour, and corners."""
     if side == 1:
         return largest_around(mask, 3).flatten(1).mean(1)
     beyond = F.pad(mask, (1, 1, 1, 1))
@@ -295,8 +300,7 @@ class ConstantOutput:
 
     def __init__(self, level: Level, synthesis: Synthesis, pictures: int, height: int, width: int) -> None:
         """Of a level of height x width positions."""
-        bias = level.bias().to(synthesis.enlarge.weight.dtype)
-        small: Tensor = synthesis(bias.repeat(1, 1, 4, 4))[0]  # [8, 8, 8]
+        small = synthesis.of_bias(level)
         self.bands = small[:, :, 2:4].repeat(1, 1, width)
         self.bands[:, :, 0], self.bands[:, :, -1] = small[:, :, 0], small[:, :, 7]
         """[8, 8, 2 * width] fp32: rows that differ are the first, two that repeat, and the last."""
