@@ -161,6 +161,30 @@ def test_masks_see_the_same() -> None:
     assert_alike(both(lambda: masks._rooted_edges(first, second, between)))
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(12, 20), (1, 3), (24, 40)])
+def test_the_same_blocks_may_move(rows: int, columns: int) -> None:
+    agree = torch.rand(2, 1, rows, columns) > 0.02
+    agree[1, :, :, 1:] = True
+    flow = torch.randn(2, 6, 12, 20).abs_()[:, :4, :rows, :columns] if rows < 24 else torch.randn(2, 4, 12, 20)
+    flow *= torch.rand(flow.shape[-2:]) > 0.9
+    moving = both(lambda: (masks.moving_blocks(agree, flow, 4, 16),))
+    assert_alike(moving)
+    assert rows == 1 or 0 < moving[0][0].mean() < 1
+    assert_alike(both(lambda: (pooling.mean_around(agree.float(), 5),)), 1e-6)
+
+
+@pytest.mark.parametrize(("channels", "dtype", "tolerance"), [(16, torch.float32, 1e-5), (12, torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("t", [None, torch.tensor([0.3, 0.6])])
+def test_what_the_coarsest_level_reads_is_the_same(
+    channels: int, dtype: torch.dtype, tolerance: float, t: Tensor | None
+) -> None:
+    left, right = torch.randn(2, 2, 5, 9, channels).to(dtype).permute(0, 1, 4, 2, 3)
+    flow = 3 * torch.randn(2, 4, 5, 9)
+    assert_alike(both(lambda: (network._coarsest_inputs(left, right, flow, t, dtype),)), tolerance)
+    one, other = left.contiguous(), right.contiguous()  # planes
+    assert_alike(both(lambda: (network._coarsest_inputs(one, other, flow, t, dtype),)), tolerance)
+
+
 @pytest.mark.parametrize(("channels", "side"), [(32, 4), (20, 2), (8, 1)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 def test_logits_are_the_same(channels: int, side: int, dtype: torch.dtype, tolerance: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ def still_blocks(agree: Tensor, flow: Tensor, side: int) -> Tensor:
     return agree & (slow | around)
 
 
-@compiled_by("gpu.masks.moving_blocks")
+@compiled_by("cpu.masks.moving_blocks", "gpu.masks.moving_blocks")
 def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor:
     """1 for all other blocks than ``still_blocks``, else 0, fp32; stride: pixels of a position of the flow."""
     return (~still_blocks(agree, stride * flow, side)).float()
@@ -116,7 +117,7 @@ def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor
 def unsettled(agree: Tensor, side: int) -> tuple[slice, slice] | None:
     """Rows and columns, in pixels, of the rectangle outside which ``still_blocks`` finds nothing that moves, whatever
     the flow is; None where all is still. agree, side: as there."""
-    box = bounds((~agree).float())
+    box = bounds(~agree)
     if box is None:
         return None
     rows, columns = (
@@ -138,7 +139,7 @@ def still_pixels(frame0: Tensor, frame1: Tensor, *changes: Tensor) -> Tensor:
     first, *others = (one[:, :1] for one in changes)
     overlaid = mean_around(_share_below(first, SAME, 16, others), 5) < OVERLAID
     still = frame0.new_zeros((batch, 1, height // 2, width // 2))
-    box = bounds(overlaid.float())
+    box = bounds(overlaid)
     if box is None:
         return still
     # Two blocks more on each side, as far as what follows reaches.
@@ -196,13 +197,11 @@ def enlarge(mask: Tensor, factor: int) -> Tensor:
 
 def bounds(mask: Tensor) -> tuple[slice, slice] | None:
     """Rows and columns of the smallest rectangle that holds all blocks of a mask in all pictures; None without any."""
-    spans = []
-    for dim in (3, 2):
-        there = mask.amax((0, 1, dim)).cpu().nonzero().flatten()  # a device is waited for here alone
-        if not len(there):
-            return None
-        spans.append(slice(int(there[0]), int(there[-1]) + 1))
-    return spans[0], spans[1]
+    blocks: Any = mask.cpu().numpy().any((0, 1))  # a device is waited for here alone
+    if not blocks.any():
+        return None
+    rows, columns = (blocks.any(dim).nonzero()[0] for dim in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def hard_gate(threshold: float = 0.0) -> Gate:

@@ -396,7 +396,7 @@ class UGSP(nn.Module):
         if by_kernels(frame0):  # to which patches that fit cost next to nothing; to ask where they are would be to wait
             return inverse_search(frame0, frame1, agree, BESIDE, [one.flatten(0, 1) for one in compared.looked])
         flow = frame0.new_zeros((batch, 4, height // POINT, width // POINT), dtype=torch.float32)
-        box = bounds((~agree).float())
+        box = bounds(~agree)
         if box is not None:
             starts = [side * max(0, span.start - BESIDE) for span in box]
             stops = [side * (span.stop + BESIDE) for span in box]
@@ -460,8 +460,11 @@ class UGSP(nn.Module):
 
             when, places = t if self.config.any_instant else None, _places(index, first, second)
             inputs = coarsest(first.features[index], second.features[index], flow, when, self.dtype, places)
-        else:
+        elif self.config.matching_radius[index]:
             inputs = self._join(self._inputs(index, first, second, None, flow), None, t)
+        else:
+            when = t if self.config.any_instant else None
+            inputs = _coarsest_inputs(first.features[index], second.features[index], flow, when, self.dtype)
         out = run_level(self._level(index), inputs, None, "reference")
         return self._refined(index, flow, out, t, guide, bent=False)
 
@@ -813,22 +816,7 @@ class UGSP(nn.Module):
         parts = list(inputs)
         if flow is not None:
             parts.append(flow.clamp(-self._flow_bound, self._flow_bound))
-        if self.config.any_instant:
-            height, width = inputs[0].shape[-2:]
-            parts.append(t.view(-1, 1, 1, 1).expand(-1, 1, height, width))
-        if torch.is_grad_enabled():
-            joined = torch.cat([part.to(self.dtype) for part in parts], dim=1)
-            return joined.contiguous(memory_format=torch.channels_last)
-        # One pass a part: its type and its layout change as it is written to its place.
-        batch, _, height, width = inputs[0].shape
-        channels = sum(part.shape[1] for part in parts)
-        rows = inputs[0].new_empty((batch, height, width, channels), dtype=self.dtype)
-        start = 0
-        for part in parts:
-            end = start + part.shape[1]
-            rows[..., start:end].copy_(part.permute(0, 2, 3, 1))
-            start = end
-        return rows.permute(0, 3, 1, 2)
+        return _joined(parts, t if self.config.any_instant else None, self.dtype)
 
     def _bends(self, index: int) -> bool:
         """Whether a level changes the flow: where a search found it, only those that are finer than what a patch of it
@@ -842,6 +830,32 @@ class UGSP(nn.Module):
         if bends:
             flow = _bent(flow, out[:, :4], self.pace(t))
         return LevelState(flow, out[:, 4:], found, bent or bends)
+
+
+@compiled_by("cpu.inputs.coarsest")
+def _coarsest_inputs(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What the coarsest level reads where nothing is matched there: both frames' features [B, C, H, W] where their flow
+    [B, 4, H, W] points to, and the instants [B]. [B, 2 C (+ 1), H, W], channels last."""
+    return _joined([backward_warp(left, flow[:, :2]), backward_warp(right, flow[:, 2:])], t, dtype)
+
+
+def _joined(parts: list[Tensor], t: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Parts [B, C, H, W] of any type, and the instants [B], beside each other in a type, channels last."""
+    batch, _, height, width = parts[0].shape
+    if t is not None:
+        parts = [*parts, t.view(-1, 1, 1, 1).expand(-1, 1, height, width)]
+    if torch.is_grad_enabled():
+        joined = torch.cat([part.to(dtype) for part in parts], dim=1)
+        return joined.contiguous(memory_format=torch.channels_last)
+    # One pass a part: its type and its layout change as it is written to its place.
+    channels = sum(part.shape[1] for part in parts)
+    rows = parts[0].new_empty((batch, height, width, channels), dtype=dtype)
+    start = 0
+    for part in parts:
+        end = start + part.shape[1]
+        rows[..., start:end].copy_(part.permute(0, 2, 3, 1))
+        start = end
+    return rows.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

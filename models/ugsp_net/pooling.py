@@ -31,6 +31,7 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return rows.mean(3).view(shape).mean(4), rows.amax(3).view(shape).amax(4)
 
 
+@compiled_by("cpu.masks.mean_around")
 def mean_around(values: Tensor, side: int) -> Tensor:
     """Mean over the square of side x side positions, odd, around each, as far as it lies in [B, C, H, W]."""
     for dim in (2, 3):

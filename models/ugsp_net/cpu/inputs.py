@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ugsp_net.blocks import LEAKY_SLOPE, Activation, Conv, Convolutions
 from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, largest, load, plain, same, store, total
@@ -53,6 +54,43 @@ def put_lines(inputs: SparseInputs, picture: int, places: Any, out: Tensor) -> N
     """``rows`` of places of a picture, in order, where they are in lines of it, [H + 2 or more, W + 2 or more, C] with
     a border of one position, C at least that of the inputs: zeros follow."""
     _fill(inputs, picture, places, out.flatten(0, 1), out.shape[1])
+
+
+def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What ``network._coarsest_inputs`` returns."""
+    sources = [_by_eight(one) for one in (left, right)]
+    batch, channels, height, width = left.shape
+    out = sources[0].new_empty((batch, height, width, 2 * channels + (t is not None)))
+    for index, made in enumerate(out.flatten(1, 2)):
+        both = [_flat(one[index]) for one in sources]
+        when = np.float32(0) if t is None else np.float32(t[index])
+        _read_both(*both, plain(flow[index].flatten(1)), channels, when, as_array(made))
+    return out.to(dtype).permute(0, 3, 1, 2)
+
+
+def _by_eight(feature: Tensor) -> Tensor:
+    """A map [B, C, H, W] whose channels lie one behind the other, with zeros up to a multiple of eight of them."""
+    if feature.dtype not in (torch.float32, torch.bfloat16):
+        feature = feature.float()
+    if feature.stride(1) == 1 and feature.shape[1] % LANES == 0:
+        return feature
+    return F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
+
+
+@allocating
+def _read_both(left: Any, right: Any, flow: Any, channels: int, when: float, out: Any) -> None:
+    """left, right: from ``_flat``; flow: [4, H * W]; out: [H * W, 2 C (+ 1)]."""
+    width = left[2]
+    room = np.empty((2, channels + LANES), np.float32)
+    for place in range(len(out)):
+        x, y = np.float32(place % width), np.float32(place // width)
+        _read(left, x + flow[0, place], y + flow[1, place], channels, room, 0, 0)
+        _read(right, x + flow[2, place], y + flow[3, place], channels, room, 1, 0)
+        for side in range(2):
+            for channel in range(channels):
+                store(room[side, channel], out, place, side * channels + channel)
+        if out.shape[1] > 2 * channels:
+            store(when, out, place, 2 * channels)
 
 
 def _fill(inputs: SparseInputs, index: int, places: Any, out: Tensor, pitch: int) -> None:

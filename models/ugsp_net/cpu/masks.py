@@ -107,6 +107,24 @@ def standing(edges: Tensor, same: Tensor) -> Tensor:
     return out
 
 
+def moving_blocks(agree: Tensor, flow: Tensor, stride: int, side: int) -> Tensor:
+    """What ``masks.moving_blocks`` returns."""
+    if agree.shape[-2:] != flow.shape[-2:]:
+        return (~masks.still_blocks(agree, stride * flow, side)).float()
+    out = torch.empty(agree.shape)
+    for alike, moved, made in zip(plain(agree[:, 0]), plain(flow.float()), out[:, 0].numpy(), strict=True):
+        _moving_blocks(alike, moved, np.float32(masks.STILL_FLOW / stride), -(-masks.AROUND // side), made)
+    return out
+
+
+def mean_around(values: Tensor, side: int) -> Tensor:
+    """What ``pooling.mean_around`` returns."""
+    out = values.new_empty(values.shape, dtype=torch.float32)
+    for plane, made in zip(values.float().flatten(0, 1), out.flatten(0, 1), strict=True):
+        _mean_around(plain(plane), side // 2, made.numpy())
+    return out
+
+
 def _three(some: list[Tensor]) -> list[Tensor]:
     """Three with the same largest values, one of them again where there are fewer: to write down the largest takes ten
     times as long as to read them."""
@@ -210,6 +228,55 @@ def _share_below(one: Any, two: Any, three: Any, limit: float, side: int, out: A
                     found = max(found, number(three[0], 0, third + x))
                     count += np.float32(1) if found < limit else np.float32(0)
             out[i, j] = count / np.float32(side**2)
+
+
+@allocating
+def _moving_blocks(agree: Any, flow: Any, least: float, blocks: int, out: Any) -> None:
+    """agree, out: [rows, columns]; flow: [4, rows, columns]; least: what counts as moving; blocks: around one that
+    agrees for it to stand still whatever its flow."""
+    rows, columns = agree.shape
+    largest_of_row, differs_in_row = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.bool_)
+    for i in range(rows):
+        for j in range(columns):
+            found = np.float32(0)
+            for x in range(max(j - 1, 0), min(j + 2, columns)):
+                for plane in range(4):
+                    found = max(found, abs(flow[plane, i, x]))
+            largest_of_row[i, j] = found
+            differs = False
+            for x in range(max(j - blocks, 0), min(j + blocks + 1, columns)):
+                differs |= not agree[i, x]
+            differs_in_row[i, j] = differs
+    for i in range(rows):
+        for j in range(columns):
+            slow, alike = True, True
+            for y in range(max(i - 1, 0), min(i + 2, rows)):
+                slow &= largest_of_row[y, j] < least
+            for y in range(max(i - blocks, 0), min(i + blocks + 1, rows)):
+                alike &= not differs_in_row[y, j]
+            out[i, j] = np.float32(0) if agree[i, j] and (slow or alike) else np.float32(1)
+
+
+@allocating
+def _mean_around(values: Any, reach: int, out: Any) -> None:
+    """values, out: [H, W]."""
+    height, width = values.shape
+    column = np.empty(width, np.float32)
+    for i in range(height):
+        first, last = max(i - reach, 0), min(i + reach, height - 1)
+        for j in range(width):
+            column[j] = values[first, j]
+        for y in range(first + 1, last + 1):
+            for j in range(width):
+                column[j] += values[y, j]
+        for j in range(width):
+            column[j] /= np.float32(last - first + 1)
+        for j in range(width):
+            left, right = max(j - reach, 0), min(j + reach, width - 1)
+            added = np.float32(0)
+            for x in range(left, right + 1):
+                added += column[x]
+            out[i, j] = added / np.float32(right - left + 1)
 
 
 @inlined
