@@ -66,6 +66,8 @@ def test_what_a_search_sees_is_the_same(height: int, width: int) -> None:
     frames = torch.rand(2, 2, 3, height + 4, width + 8)[..., 4:, 8:]  # parts of larger pictures
     made = both(lambda: search.looked_at(*frames))
     assert_alike(made, 1e-4)  # of 255
+    for one, other in zip(both(lambda: search.look(frames[1])), made, strict=True):
+        assert all(torch.equal(seen, of_both[2:]) for seen, of_both in zip(one, other, strict=True))
     image = made[0][0]
     while min(image.shape[-2:]) > 1:
         smaller = both(partial(lambda image: (search._smaller(image),), image))

@@ -171,6 +171,7 @@ def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(image), torch.cat(points)
 
 
+@compiled_by("cpu.search.look")
 def look(frame: Tensor) -> tuple[Tensor, Tensor]:
     """What a search sees of a frame [B, 3, H, W] in [0, 1], sides multiples of 4: brightness at half the size,
     [B, 1, H / 2, W / 2], and a colour for each point, [B, 3, H / 4, W / 4], both of 0 to 255."""

@@ -6,6 +6,7 @@ flow takes some 25 ns, a tenth of that. ``search`` in torch is what this is test
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,10 +74,20 @@ _NONE = np.empty((0, 0, 0, 0), np.float32)
 
 def looked_at(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
     """What ``search.looked_at`` returns."""
-    batch, _, height, width = frame0.shape
-    image = frame0.new_empty((2 * batch, 1, height // 2, width // 2))
-    points = frame0.new_empty((2 * batch, 3, height // search.POINT, width // search.POINT))
-    for index, frame in enumerate((*frame0, *frame1)):
+    return _look([*frame0, *frame1])
+
+
+def look(frame: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``search.look`` returns."""
+    return _look([*frame])
+
+
+def _look(frames: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """frames: [3, H, W] each."""
+    height, width = frames[0].shape[-2:]
+    image = frames[0].new_empty((len(frames), 1, height // 2, width // 2))
+    points = frames[0].new_empty((len(frames), 3, height // search.POINT, width // search.POINT))
+    for index, frame in enumerate(frames):
         _look_at(*flat(frame), *SHARES, search.POINT, image[index, 0].numpy(), points[index].numpy())
     return image, points
 
