@@ -38,8 +38,7 @@ def to_rgb_and_look(
     shifts: tuple[int, int],
     beyond: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``ugsp_cli.colour._to_rgb_and_look`` returns: rows are looked at while they are in the cache, which takes a
-    fifth of the time that it takes to look at a frame later."""
+    """What ``ugsp_cli.colour._to_rgb_and_look`` returns: rows are looked at while they are in the cache."""
     height, width = (side + more for side, more in zip(y.shape, beyond, strict=True))
     image = torch.empty((1, 1, height // 2, width // 2))
     points = torch.empty((1, 3, height // search.POINT, width // search.POINT))
