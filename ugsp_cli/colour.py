@@ -7,6 +7,8 @@ network's device; libswscale's interpolated chroma would not come back exactly.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -96,18 +98,9 @@ def _values(planes: tuple[np.ndarray, ...], device: torch.device) -> list[Tensor
 
 
 @compiled_by("cpu.colour.to_rgb_and_look")
-def _to_rgb_and_look(
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    scales: Scales,
-    red: float,
-    blue: float,
-    shifts: Shifts,
-    beyond: tuple[int, int] = (0, 0),
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``_to_rgb`` returns, and what a search sees of it."""
-    rgb = _to_rgb(y, u, v, scales, red, blue, shifts, beyond)
+def _to_rgb_and_look(y: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``_to_rgb`` returns of all of its arguments, [1, 3, H, W] fp32, and what a search sees of it (``look``)."""
+    rgb = _to_rgb(y, *how)
     return rgb, *look(rgb)
 
 

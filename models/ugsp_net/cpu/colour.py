@@ -22,47 +22,25 @@ def to_rgb(
     blue: float,
     shifts: tuple[int, int],
     beyond: tuple[int, int] = (0, 0),
+    *,
+    looked: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """What ``ugsp_cli.colour._to_rgb`` returns."""
-    nothing = torch.empty((1, 1, 0, 0)), torch.empty((1, 3, 0, 0))
-    return _seen(y, u, v, scales, red, blue, shifts, beyond, *nothing)
-
-
-def to_rgb_and_look(
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    scales: tuple[float, ...],
-    red: float,
-    blue: float,
-    shifts: tuple[int, int],
-    beyond: tuple[int, int] = (0, 0),
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``ugsp_cli.colour._to_rgb_and_look`` returns: rows are looked at while they are in the cache."""
-    height, width = (side + more for side, more in zip(y.shape, beyond, strict=True))
-    image = torch.empty((1, 1, height // 2, width // 2))
-    points = torch.empty((1, 3, height // search.POINT, width // search.POINT))
-    return _seen(y, u, v, scales, red, blue, shifts, beyond, image, points), image, points
-
-
-def _seen(
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    scales: tuple[float, ...],
-    red: float,
-    blue: float,
-    shifts: tuple[int, int],
-    beyond: tuple[int, int],
-    image: Tensor,
-    points: Tensor,
-) -> Tensor:
-    """What ``to_rgb`` returns. image, points: of no rows, or what becomes what a search sees of it."""
+    """What ``ugsp_cli.colour._to_rgb`` returns. looked: what becomes what a search sees of it, where that is wanted."""
+    image, points = looked or (torch.empty((1, 1, 0, 0)), torch.empty((1, 3, 0, 0)))
     out = torch.empty((1, 3, *(side + more for side, more in zip(y.shape, beyond, strict=True))))
     rows = np.empty((3, u.shape[1]), np.float32), np.empty(out.shape[3], np.float32)
     how = _singles(scales), *_singles((red, blue)), *shifts, SHARES, search.POINT, *rows
     _to_rgb(plain(y), plain(u), plain(v), *how, out[0].numpy(), image[0, 0].numpy(), points[0].numpy(), *flat(out[0]))
     return out
+
+
+def to_rgb_and_look(y: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``ugsp_cli.colour._to_rgb_and_look`` returns: rows are looked at while they are in the cache. y, how: as for
+    ``to_rgb``."""
+    height, width = (side + more for side, more in zip(y.shape, how[-1], strict=True))
+    image = torch.empty((1, 1, height // 2, width // 2))
+    points = torch.empty((1, 3, height // search.POINT, width // search.POINT))
+    return to_rgb(y, *how, looked=(image, points)), image, points
 
 
 def to_planes(

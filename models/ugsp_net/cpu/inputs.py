@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ugsp_net.blocks import LEAKY_SLOPE, Activation, Conv, Convolutions
-from ugsp_net.cpu.vectors import allocating, as_array, compiled, inlined, largest, load, plain, same, store, total
+from ugsp_net.cpu.vectors import (
+    allocating,
+    as_array,
+    by_eight,
+    compiled,
+    inlined,
+    largest,
+    load,
+    plain,
+    same,
+    store,
+    total,
+)
 
 if TYPE_CHECKING:
     from ugsp_net.sparse.inputs import Matching, SparseInputs
@@ -58,7 +69,8 @@ def put_lines(inputs: SparseInputs, picture: int, places: Any, out: Tensor) -> N
 
 def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype: torch.dtype) -> Tensor:
     """What ``network._coarsest_inputs`` returns."""
-    sources = [_by_eight(one) for one in (left, right)]
+    known = torch.float32, torch.bfloat16
+    sources = [by_eight(one if one.dtype in known else one.float()) for one in (left, right)]
     batch, channels, height, width = left.shape
     out = sources[0].new_empty((batch, height, width, 2 * channels + (t is not None)))
     for index, made in enumerate(out.flatten(1, 2)):
@@ -66,15 +78,6 @@ def coarsest(left: Tensor, right: Tensor, flow: Tensor, t: Tensor | None, dtype:
         when = np.float32(0) if t is None else np.float32(t[index])
         _read_both(*both, plain(flow[index].flatten(1)), channels, when, as_array(made))
     return out.to(dtype).permute(0, 3, 1, 2)
-
-
-def _by_eight(feature: Tensor) -> Tensor:
-    """A map [B, C, H, W] whose channels lie one behind the other, with zeros up to a multiple of eight of them."""
-    if feature.dtype not in (torch.float32, torch.bfloat16):
-        feature = feature.float()
-    if feature.stride(1) == 1 and feature.shape[1] % LANES == 0:
-        return feature
-    return F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
 
 
 @allocating

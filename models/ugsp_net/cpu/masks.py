@@ -16,6 +16,7 @@ from ugsp_net.blocks import Conv
 from ugsp_net.cpu.vectors import (
     allocating,
     as_array,
+    by_eight,
     compiled,
     flat,
     inlined,
@@ -50,8 +51,7 @@ def block_logits(feature: Tensor, gate: Conv, side: int, parent: Tensor) -> Tens
     taps = gate.kept(_taps) if same_type else _taps(gate.weight.to(feature.dtype))
     bias = gate.bias
     assert bias is not None
-    if feature.stride(1) != 1 or feature.shape[1] % LANES:
-        feature = F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % LANES)).contiguous().permute(0, 3, 1, 2)
+    feature = by_eight(feature)
     out = torch.zeros_like(parent)
     for index, made in enumerate(out.numpy()):
         read = as_array(feature[index].permute(1, 2, 0))
@@ -70,8 +70,8 @@ def over_blocks(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = values.shape
     shape = batch, channels, height // side, width // side
     mean, most = (values.new_empty(shape, dtype=torch.float32) for _ in range(2))
-    for planes, *made in zip(values.flatten(0, 1), mean.flatten(0, 1), most.flatten(0, 1), strict=True):
-        _over_blocks(*flat(planes[None])[::2], side, *(one.numpy() for one in made))
+    for plane, *made in zip(values.flatten(0, 1), mean.flatten(0, 1), most.flatten(0, 1), strict=True):
+        _over_blocks(*flat(plane[None])[::2], side, *(one.numpy() for one in made))
     return mean, most
 
 

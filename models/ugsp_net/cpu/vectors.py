@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, event, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 from torch import Tensor
+from torch.nn import functional as F
 
 from ugsp_net import cpu
 
@@ -72,6 +73,14 @@ def as_array(values: Tensor) -> Any:
     """A tensor as an array of the same layout. NumPy has no bf16: such becomes int16 of the same bits, which ``load``
     and ``store`` know."""
     return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def by_eight(feature: Tensor) -> Tensor:
+    """A map [B, C, H, W] whose channels lie one behind the other, with zeros up to a multiple of eight of them; itself
+    where it is like that."""
+    if feature.stride(1) == 1 and feature.shape[1] % 8 == 0:
+        return feature
+    return F.pad(feature.permute(0, 2, 3, 1), (0, -feature.shape[1] % 8)).contiguous().permute(0, 3, 1, 2)
 
 
 def flat(planes: Tensor) -> tuple[Any, int, int]:

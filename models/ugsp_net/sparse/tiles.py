@@ -66,8 +66,8 @@ def reached_share(mask: Tensor, height: int, width: int) -> Tensor:
 
 @compiled_by("cpu.positions.reached_share")
 def _reached_share(mask: Tensor, side: int) -> Tensor:
-    """Counted by blocks of side x side positions, of which each that is not active has a row or column beside each
-    active neighbour, and corners."""
+    """[B, 1, rows, columns] -> [B] fp32: counted by blocks of side x side positions, of which each that is not active
+    has a row or column beside each active neighbour, and corners."""
     if side == 1:
         return largest_around(mask, 3).flatten(1).mean(1)
     beyond = F.pad(mask, (1, 1, 1, 1))
