@@ -405,7 +405,7 @@ def test_where_memory_runs_out_less_is_done_at_once(
             assert difference.max() <= (1 if factor == 1 else 255)
     engine.reset()
     monkeypatch.setattr(engine._net, "interpolate", Small(engine, 0, error))
-    with pytest.raises(UgspError, match="not enough memory on cpu for frames of 128x64"):
+    with pytest.raises(UgspError, match=f"not enough memory on {engine.device} for frames of 128x64"):
         engine.interpolate(requests)
 
 

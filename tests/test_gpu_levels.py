@@ -332,6 +332,7 @@ def test_what_the_last_level_packs_is_kept_until_it_changes() -> None:
 
     check_last(level, synthesis, mask, 1, torch.float32, 1e-5)
     first = kept()
+    check_last(level, synthesis, random_masks("one", 1, 2, 4), 1, torch.float32, 1e-5)  # and what is of that width
     assert all(one is other for one, other in zip(kept(), first, strict=True))
     synthesis.enlarge.weight *= 2
     check_last(level, synthesis, mask, 1, torch.float32, 1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests import interpreter
-from tests.nets import small_net, smooth_frames
+from tests.nets import SMALL, small_net, smooth_frames
 from tests.test_search import busy, texture
 from tests.test_triton import DEVICE, INSTALLED, INTERPRETED, exact, kernels, needs_triton
 from ugsp_net import search
@@ -186,24 +187,28 @@ def test_replays_follow_what_they_are_given() -> None:
 @pytest.mark.gpu
 def test_levels_in_a_graph_are_the_same() -> None:
     """Dense and pruned, with frames that change from call to call."""
-    net = small_net().to(DEVICE)
+    config = replace(SMALL, matching_radius=(0, 1, 2, 0), matching_channels=(0, 4, 4, 0))
+    plain, net = small_net(config).to(DEVICE), small_net(config).to(DEVICE)
+    net.frozen = True
     t = torch.tensor([0.3, 0.6], device=DEVICE)
-    gate = hard_gate(-0.1)
     with torch.inference_mode():
-        for chosen in (None, gate):
+        for chosen in (None, hard_gate(-0.1)):
             for seed in range(graphs.USES + 3):
                 frames = smooth_frames(4, 96, 128, seed).to(DEVICE)
                 ways = net.encode(frames[:2]).chunk(2), [net.encode(frames[2:])]  # each by itself, and both as one
                 found = net.find(frames[:2], frames[2:], t)
-                net.frozen = False
-                expected = net.make(frames[:2], frames[2:], *ways, found, t, chosen, "triton", motion=False)
-                net.frozen = True
-                made = net.make(frames[:2], frames[2:], *ways, found, t, chosen, "triton", motion=False)
+                expected, made = (
+                    one.make(frames[:2], frames[2:], *ways, found, t, chosen, "triton", motion=False)
+                    for one in (plain, net)
+                )
                 torch.testing.assert_close(made.frame, expected.frame, rtol=1e-4, atol=1e-4)
                 for one, other in zip(made.masks, expected.masks, strict=True):
                     assert torch.equal(one, other)
-    assert sum(len(known.graphs) for known in graphs._known.values()) >= 2
-    graphs.forget()
+    levels = [known for (key, *_), known in graphs._known.items() if key[0] is net]
+    assert len(levels) == 2
+    assert all(known.graphs for known in levels)
+    net.frozen = False
+    assert not graphs._known, "graphs that read what is no longer kept"
 
 
 def test_interpreted() -> None:

@@ -14,6 +14,7 @@ from tests.nets import SMALL, small_net, smooth_frames
 from ugsp_net import cpu
 from ugsp_net.blocks import Activation, Conv, Level
 from ugsp_net.compiled import only_torch
+from ugsp_net.gpu import graphs
 from ugsp_net.masks import fixed_gate, hard_gate
 from ugsp_net.sparse import performed_share, run_level, strips, tiles, winograd
 from ugsp_net.sparse.inputs import DenseInputs
@@ -350,6 +351,8 @@ def test_what_is_made_of_frozen_weights_is_kept_until_they_are_no_more() -> None
     assert torch.equal(made, 2 * gate.weight)
     assert not torch.equal(made, before)
     assert gate.kept(double) is made
+    graphs._known["a graph that reads it"] = graphs._Known()
     net.frozen = False
     assert not net.frozen
     assert gate.kept(double) is not made
+    assert not graphs._known

@@ -14,7 +14,7 @@ from ugsp_net import cpu, gpu, matching
 from ugsp_net.blocks import Activation, Conv, Convolutions, Encoder, Level, Synthesis, by_kernels, freeze
 from ugsp_net.compiled import compiled_by
 from ugsp_net.config import STRIDES, NetConfig
-from ugsp_net.gpu.graphs import replayed
+from ugsp_net.gpu.graphs import forget, replayed
 from ugsp_net.masks import (
     Gate,
     agreement,
@@ -313,6 +313,7 @@ class UGSP(nn.Module):
     def frozen(self, frozen: bool) -> None:
         self._frozen_dtype = self.synthesis.enlarge.weight.dtype if frozen else None
         freeze(self, frozen)
+        forget()  # graphs read what was made of the weights, which is gone
 
     @property
     def dtype(self) -> torch.dtype:

@@ -309,8 +309,10 @@ def _packed_last(level: Level, synthesis: Synthesis, dtype: torch.dtype, device:
 
 @torch.no_grad()
 def _bands(level: Level, synthesis: Synthesis, width: int, device: torch.device) -> Tensor:
-    """See ``SquaresOutput.bands``; of a level of so many columns."""
-    return _kept(level, synthesis, lambda: ConstantOutput(level, synthesis, 1, 1, width).bands, "bands", width, device)
+    """See ``SquaresOutput.bands``; of a level of so many columns. Those of every width stay, so that none is made while
+    a graph is captured, which may fail."""
+    name = f"bands {width}"
+    return _kept(level, synthesis, lambda: ConstantOutput(level, synthesis, 1, 1, width).bands, name, device)
 
 
 @torch.no_grad()
