@@ -94,12 +94,12 @@ def test_what_is_wrong_is_said_before_torch_is_imported(clip: Path, tmp_path: Pa
         "try: main()\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
     )
-    for source, expected in ((tmp_path / "missing.mp4", "2 False"), (clip, "0 False")):
-        arguments = ["interpolate", str(source), "--fps", "60", "--dry-run"]
+    for source, output in ((tmp_path / "missing.mp4", "out.mp4"), (clip, "out.txt")):
+        arguments = ["interpolate", str(source), "--fps", "60", "-o", str(tmp_path / output)]
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=REPOSITORY, check=True
         )
-        assert done.stdout.splitlines()[-1] == expected
+        assert done.stdout.splitlines()[-1] == "2 False"
 
 
 @pytest.mark.parametrize("command", ["interpolate", "batch", "stats", "info", "doctor", "demo"])
@@ -140,13 +140,20 @@ def test_interpolate(fake: FakeEngine, tmp_path: Path) -> None:
     ],
 )
 def test_default_output_name(
-    no_network: None, clip: Path, wish: tuple[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+    fake: FakeEngine, clip: Path, wish: tuple[str, str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     result = ugsp("interpolate", clip, *wish, "--dry-run")
     assert result.exit_code == 0
     assert str(clip.with_name(name)) in result.stdout
     assert files(clip.parent) == {"clip.mp4"}
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_dry_run_looks_for_the_device_too(clip: Path, device: str) -> None:
+    result = ugsp("interpolate", clip, "--fps", "60", "--dry-run", "--device", device)
+    assert result.exit_code == 2
+    assert result.stdout == ""
 
 
 def test_encoding_options_arrive(fake: FakeEngine, clip: Path, tmp_path: Path) -> None:
@@ -163,6 +170,22 @@ def test_statistics_to_file_and_stdout(fake: FakeEngine, clip: Path, tmp_path: P
     first, second = json.loads(to_file.read_text()), json.loads(result.stdout)
     assert first["frames"] == second["frames"]
     assert second["output"] == str(to_stdout)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_statistics_into_pipes_and_through_links(fake: FakeEngine, clip: Path, tmp_path: Path) -> None:
+    pipe, told, link = tmp_path / "pipe", tmp_path / "told.json", tmp_path / "link.json"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert ugsp("stats", clip, "--fps", "60", "--stats", pipe).exit_code == 0
+        out, _ = reader.communicate(timeout=60)
+    assert pipe.is_fifo()
+    link.symlink_to(told)
+    assert ugsp("stats", clip, "--fps", "60", "--stats", link).exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(told.read_text())["frames"] == json.loads(out)["frames"]
+    assert ugsp("stats", clip, "--fps", "60", "--stats", os.devnull).exit_code == 0
+    assert Path(os.devnull).is_char_device()
 
 
 def test_stats_writes_no_video(fake: FakeEngine, clip: Path) -> None:
@@ -241,12 +264,22 @@ def wrong_usage(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "two rates": ([str(clip), *fps, "--multiplier", "2"], "give one of"),
         "stats folder": ([str(clip), *fps, "--stats", str(tmp_path / "no" / "stats.json")], "folder does not exist"),
         "stats is input": ([str(clip), *fps, "--stats", str(clip)], "cannot hold the statistics and a video"),
+        "stats is the input's other name": (
+            [str(clip), *fps, "--stats", str(tmp_path / ".." / tmp_path.name / "clip.mp4")],
+            "cannot hold the statistics and a video",
+        ),
+        "no container": ([str(clip), *fps, "-o", str(tmp_path / "out.txt")], "is not a video format"),
+        "codec and container": (
+            [str(clip), *fps, "-o", str(tmp_path / "out.webm"), "--codec", "libx264"],
+            "a .webm file cannot hold",
+        ),
         "encoder option": ([str(clip), *fps, "--encoder-option", "tune"], "NAME=VALUE"),
     }
 
 
 CASES = ["missing", "folder", "not a video", "corrupt", "encoder", "exists", "input is output", "no folder", "bad rate"]
 CASES += ["rate of 0", "no rate", "two rates", "stats folder", "stats is input", "encoder option"]
+CASES += ["stats is the input's other name", "no container", "codec and container"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -342,6 +375,21 @@ def test_signals_leave_the_older_output(clip: Path, tmp_path: Path, number: str)
         assert files(tmp_path) == {"clip.mp4", "out.mp4"}
         assert err.count("\n") == 1
         assert "interrupted" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+def test_it_speaks_to_whatever_listens(clip: Path) -> None:
+    """Nothing at all, or what knows no more than ASCII."""
+    named = clip.rename(clip.with_name("\u00fcn\u00ef.mp4"))
+    command = f"{sys.executable} -m ugsp_cli info {named}"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "models")]),
+        "PYTHONIOENCODING": "ascii",
+    }
+    for end in ("", " >&-", " >&- 2>&-"):
+        done = subprocess.run(command + end, shell=True, capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert end or "\\xfcn\\xef.mp4" in done.stdout
 
 
 def test_the_module_runs_as_a_process(clip: Path, tmp_path: Path) -> None:

@@ -151,6 +151,41 @@ def test_an_mp4_that_ends_early_says_so(tmp_path: Path) -> None:
     assert any("ends early" in note for note in reader.notes)
 
 
+def test_a_matroska_that_ends_early_says_so(tmp_path: Path) -> None:
+    """Its tag tells how long the video is; the file's own duration may be that of its sound."""
+    whole = make_clip(tmp_path / "whole.mkv", Clip(frames=48))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    frames, reader = read(cut)
+    assert 10 < len(frames) < 48
+    assert any("of 2.000 s" in note for note in reader.notes)
+    assert read(whole)[1].notes == []
+
+
+@pytest.mark.parametrize("wrong", [1, 20, 47])
+def test_a_time_beyond_the_files_end_is_not_believed(tmp_path: Path, wrong: int) -> None:
+    """One stamp that is an hour late made an hour of output, and all frames after it were dropped."""
+    whole, path = make_clip(tmp_path / "whole.ts", Clip(frames=48, options={"bf": "0"})), tmp_path / "clip.ts"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        packets = [packet for packet in source.demux() if packet.size]
+        for number, packet in enumerate(packets):
+            assert packet.pts is not None
+            if number == wrong:
+                packet.pts += round(3600 / packet.time_base)
+            packet.stream = stream
+            target.mux(packet)
+    (expected, _), (frames, reader) = read(whole), read(path)
+    assert reader.misplaced == 1
+    assert [frame.time - frames[0].time for frame in frames] == [Fraction(n, 24) for n in range(len(expected))]
+
+
+def test_interlaced_footage_is_told_of(tmp_path: Path) -> None:
+    options = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
+    _, reader = read(make_clip(tmp_path / "clip.mp4", Clip(size=(96, 96), options=options)))
+    assert any("interlaced" in note for note in reader.notes)
+
+
 def test_damage_in_the_middle_is_skipped(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "clip.mp4", Clip(frames=48, options={"g": "12"}))
     content = bytearray(path.read_bytes())

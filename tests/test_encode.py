@@ -13,10 +13,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from tests.clips import Clip, Sound, make_clip, picture_planes
 from ugsp_cli import encoders
 from ugsp_cli.atomic import AtomicFile
+from ugsp_cli.colour import planes_to_rgb
 from ugsp_cli.decode import FrameReader
 from ugsp_cli.encode import EncodeOptions, FrameWriter, check_encoder
 from ugsp_cli.encoders import plan_encoder
@@ -194,7 +196,7 @@ def test_time_codes_are_kept(tmp_path: Path, extension: str) -> None:
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])
 def test_the_picture_around_the_samples(tmp_path: Path, extension: str) -> None:
-    clip = Clip(rotation=90, sample_aspect_ratio=Fraction(4, 3), colour=(9, 9, 16, 1), cover=extension == "mp4")
+    clip = Clip(rotation=90, sample_aspect_ratio=Fraction(4, 3), colour=(9, 9, 16, 1), cover=True)
     source = make_clip(tmp_path / "in.mp4", clip)
     output = tmp_path / f"out.{extension}"
     rewrite(source, output)
@@ -206,6 +208,136 @@ def test_the_picture_around_the_samples(tmp_path: Path, extension: str) -> None:
     assert [s.disposition for s in after.streams if s.codec == "png"] == [
         s.disposition for s in before.streams if s.codec == "png"
     ]
+
+
+def test_covers_travel_between_containers(tmp_path: Path) -> None:
+    """Matroska has them as attached files, which FFmpeg shows as video streams, MP4 among its tags, MOV not at all."""
+    source = make_clip(tmp_path / "in.mp4", Clip(cover=True, sounds=[Sound()]))
+    picture = stream_packets(source, 2)
+    for name in ("a.mkv", "b.mkv", "c.mp4"):
+        writer = rewrite(source, tmp_path / name)
+        source = tmp_path / name
+        *_, cover = probe(source).streams
+        assert (cover.codec, cover.disposition) == ("png", ("attached_pic",))
+        assert stream_packets(source, cover.index) == picture
+        assert [note for note in writer.notes if "milliseconds" not in note] == []
+        assert len(video_times(source)) == 30
+    writer = rewrite(source, tmp_path / "d.mov")
+    assert [stream.kind for stream in probe(tmp_path / "d.mov").streams] == ["video", "audio"]
+    assert writer.notes == ["left out, since mov does not hold it: stream 2 (video, png)"]
+
+
+def tagged(path: Path, tags: dict[str, str], cover: bool = False) -> Path:
+    """A clip as telephones write it, with a track that has a title."""
+    plain = make_clip(path.with_name("plain.mp4"), Clip(cover=cover))
+    options = {} if cover else {"movflags": "use_metadata_tags"}
+    with av.open(str(plain)) as first, av.open(str(path), "w", container_options=options) as second:
+        second.metadata.update(tags)
+        streams = [second.add_stream_from_template(stream, opaque=True) for stream in first.streams]
+        for stream, template in zip(streams, first.streams, strict=True):
+            stream.disposition = template.disposition
+        streams[0].metadata["title"] = "Director"
+        for packet in first.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                second.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("extension", ["mov", "mp4", "mkv"])
+def test_tags_of_telephones_are_kept(tmp_path: Path, extension: str) -> None:
+    tags = {"com.apple.quicktime.make": "Apple", "com.apple.quicktime.model": "Telephone", "title": "T"}
+    source, output = tagged(tmp_path / "in.mov", tags), tmp_path / f"out.{extension}"
+    writer = rewrite(source, output)
+    with av.open(str(output)) as container:
+        found = {name.lower(): value for name, value in container.metadata.items()}
+        names = container.streams.video[0].metadata
+        assert names.get("title", names.get("name")) == "Director"
+    assert found.items() >= tags.items()
+    assert not any("tags" in note for note in writer.notes)
+
+
+def test_tags_that_a_container_does_not_hold_are_noted(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(metadata={"TITLE": "T", "MOOD": "good", "artist": "A"}))
+    writer = rewrite(source, tmp_path / "out.mp4")
+    assert writer.notes == ["left out, since mp4 does not hold them: the tags MOOD"]
+    # Where Apple's names are, covers are not: the cover counts for more.
+    source = tagged(tmp_path / "in.mp4", {"title": "T"}, cover=True)
+    with av.open(str(source)) as container:
+        assert len(container.streams) == 2
+    assert rewrite(source, tmp_path / "again.mp4").notes == []
+    assert len(probe(tmp_path / "again.mp4").streams) == 2
+
+
+def luma(path: Path) -> np.ndarray:
+    """Of the first frame, as the file has it, [height, width]."""
+    with FrameReader(path) as reader:
+        return next(iter(reader)).planes[0].astype(int)
+
+
+@pytest.mark.parametrize(("pix_fmt", "codec", "tolerance"), [("gray", "libx264", 1), ("gray", "libvpx-vp9", 2)])
+def test_grey_keeps_its_contrast(tmp_path: Path, pix_fmt: str, codec: str, tolerance: int) -> None:
+    """libswscale takes all grey for full range."""
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt=pix_fmt))
+    options = EncodeOptions(codec=codec, crf=1, pix_fmt="yuv420p")
+    rewrite(source, tmp_path / "out.mkv", frames=2, options=options)
+    assert np.abs(luma(tmp_path / "out.mkv") - luma(source)).mean() < tolerance
+    assert probe(tmp_path / "out.mkv").colour == probe(source).colour
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "given", "factor"),
+    [
+        ("gray", "yuv420p10le", 4),
+        ("gray10le", "yuv420p10le", 1),
+        ("yuv420p", "gray", 1),
+        ("yuv444p12le", "gray12le", 1),
+    ],
+)
+def test_grey_is_exact_where_nothing_is_lost(tmp_path: Path, pix_fmt: str, given: str, factor: int) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt=pix_fmt))
+    rewrite(source, tmp_path / "out.mkv", frames=2, options=EncodeOptions(codec="ffv1", pix_fmt=given))
+    assert probe(tmp_path / "out.mkv").pix_fmt == given
+    np.testing.assert_array_equal(luma(tmp_path / "out.mkv"), factor * luma(source))
+
+
+def test_grey_becomes_what_all_players_know(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt="gray"))
+    rewrite(source, tmp_path / "out.webm", frames=2, options=EncodeOptions())
+    assert probe(tmp_path / "out.webm").pix_fmt == "yuv420p"
+
+
+@pytest.mark.parametrize("colour", [(1, 1, 1, 1), (1, 1, 1, 2), (6, 6, 6, 1), (2, 2, 2, 1)])
+def test_rgb_says_that_it_is(tmp_path: Path, colour: tuple[int, int, int, int]) -> None:
+    """It was tagged with the source's matrix, and read as YUV."""
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt="yuv444p", colour=colour))
+    options = EncodeOptions(codec="libx264rgb", crf=0, preset="ultrafast")
+    rewrite(source, tmp_path / "out.mkv", frames=2, options=options)
+    assert probe(tmp_path / "out.mkv").pix_fmt == "gbrp"
+    with FrameReader(source) as reader:
+        frame = next(iter(reader))
+    expected = planes_to_rgb(frame.planes, frame.layout, frame.colour, torch.device("cpu"))[0].clamp(0, 1)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        made = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(float)
+    assert np.abs(made - 255 * expected.permute(1, 2, 0).numpy()).max() < 2
+
+
+@pytest.mark.parametrize(("codec", "extension"), [("prores_ks", "mov"), ("libvpx", "webm")])
+def test_full_range_is_converted_where_it_cannot_be_told(tmp_path: Path, codec: str, extension: str) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", colour=(1, 1, 1, 2)))
+    output = tmp_path / f"out.{extension}"
+    options = EncodeOptions(codec=codec, options={} if codec == "prores_ks" else {"b": "8M"})
+    writer = rewrite(source, output, frames=2, options=options)
+    assert probe(output).colour.range == 1
+    scale = 4 if codec == "prores_ks" else 1
+    assert np.abs(luma(output) / scale - (16 + luma(source) * 219 / 255)).mean() < 1.5
+    assert any("limited range" in note for note in writer.notes)
+
+
+def test_transparency_that_is_lost_is_noted(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt="yuva420p"))
+    writer = rewrite(source, tmp_path / "out.mkv", frames=2, options=LOSSLESS)
+    assert "transparency is left out" in writer.notes
 
 
 def test_full_range_is_kept(tmp_path: Path) -> None:

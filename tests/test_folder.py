@@ -152,6 +152,32 @@ def test_the_plan_mirrors_the_tree_and_keeps_names_apart(tmp_path: Path) -> None
     assert [task.output for task in tasks] == [target / "sub" / "x.webm"]
 
 
+def test_inputs_are_not_written_over(tmp_path: Path, loads: list[FakeEngine]) -> None:
+    source = tmp_path / "v"
+    (source / "v").mkdir(parents=True)
+    for name in ("x.mp4", "v/x.mp4"):
+        make_clip(source / name, Clip(4))
+    before = modified(source)
+    result = batch(source, tmp_path, "--recursive", "-y")
+    assert result.exit_code == 2
+    assert "written over" in result.stderr
+    for name in ("v/x.mp4", "out/x.mp4"):  # neither an input nor an output
+        result = batch(source, source / "out", "--stats", str(source / name), "--recursive")
+        assert result.exit_code == 2
+        assert "cannot hold the statistics" in result.stderr
+    assert modified(source) == before
+
+
+@pytest.mark.parametrize("wrong", [["--encoder-option", "crfx=1"], ["--preset", "warp"], ["--codec", "prores_ks"]])
+def test_dry_run_finds_what_a_run_would(
+    videos: Path, tmp_path: Path, loads: list[FakeEngine], wrong: list[str]
+) -> None:
+    for more in (["--dry-run"], []):
+        result = batch(videos, tmp_path / "out", "--glob", "a.*", "--stats", "-", *wrong, *more)
+        assert statuses(result) == {"a.mp4": "failed"}
+        assert result.exit_code == 1
+
+
 def test_what_cannot_be_planned(tmp_path: Path) -> None:
     source = tmp_path / "in"
     with pytest.raises(InputError, match="not a folder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -135,7 +136,11 @@ def test_refusals(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a video\n" * 100)
     sound = make_sound(tmp_path / "sound.m4a")
-    for path in (tmp_path / "missing.mp4", tmp_path, empty, noise, text, sound):
+    refused = [tmp_path / "missing.mp4", tmp_path, empty, noise, text, sound]
+    if hasattr(os, "mkfifo"):
+        refused.append(tmp_path / "pipe.mkv")
+        os.mkfifo(refused[-1])
+    for path in refused:
         with pytest.raises(InputError) as caught:
             probe(path)
         assert caught.value.exit_code == ExitCode.USAGE

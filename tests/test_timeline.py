@@ -201,7 +201,9 @@ def test_parse_rate(text: str, rate: Fraction) -> None:
     assert parse_rate(text) == rate
 
 
-@pytest.mark.parametrize("text", ["", "fast", "-60", "0", "0/1", "60/0", "1e3", "nan", "inf", "60.", "1001", "60 fps"])
+@pytest.mark.parametrize(
+    "text", ["", "fast", "-60", "0", "0/1", "60/0", "1e3", "nan", "inf", "60.", "1001", "60 fps", "59.123456789"]
+)
 def test_parse_rate_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="rate"):
         parse_rate(text)
@@ -233,5 +235,7 @@ def test_resolve_rate() -> None:
         resolve_rate(film, fps=Fraction(60), multiplier=2)
     with pytest.raises(ValueError, match="at most"):
         resolve_rate(film, multiplier=100)
+    with pytest.raises(ValueError, match="cannot be stored"):
+        resolve_rate(Fraction(2**31 - 1, 2**30), multiplier=3)
     with pytest.raises(ValueError, match="slow-down"):
         resolve_rate(film, slow_motion=0)

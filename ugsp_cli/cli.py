@@ -150,6 +150,7 @@ def interpolate(
     _check_stats_file(stats_file, source, output)
     info = check_job(job)
     if dry_run:
+        network.load()
         _print_plan(job, info)
         return
     _print_result(_run(job, network, talk), stats_file, talk)
@@ -194,28 +195,32 @@ def batch(
     """
     from ugsp_cli.console import make_display, print_json, stdout
     from ugsp_cli.encoders import check_encoder
-    from ugsp_cli.folder import FileResult, Task, convert_folder, fingerprint, plan_folder
-    from ugsp_cli.pipeline import run_job
+    from ugsp_cli.folder import FileResult, Task, convert_folder, fingerprint, make_folder, plan_folder
+    from ugsp_cli.pipeline import check_job, run_job
     from ugsp_cli.stats import SCHEMA, write_json
     from ugsp_cli.tables import print_file, print_folder, print_job
 
     tasks = plan_folder(source, target, recursive=recursive, pattern=pattern)
     plan = _Plan(rate, scene, encode)
-    _check_stats_file(stats_file)
+    _check_stats_file(stats_file, *(path for task in tasks for path in (task.input, task.output)))
     if encode.codec is not None:
         check_encoder(encode.codec)
     engine = network.load()
     display = make_display(talk.quiet)
     mark = fingerprint(plan.job(source, target), engine.weights_sha256, network.picture_settings())
 
+    def check(task: Task, replace: bool) -> None:
+        check_job(plan.job(task.input, task.output, replace), new_folder=True)
+
     def convert(task: Task, replace: bool) -> JobStats:
+        make_folder(task.output.parent)
         label = f"{tasks.index(task) + 1}/{len(tasks)} {task.name}"
         return run_job(plan.job(task.input, task.output, replace, label), engine, display)
 
     results: list[FileResult] = []
     tables = not talk.quiet and stats_file != STDOUT
     try:
-        for result in convert_folder(tasks, target, mark, convert, overwrite=overwrite, dry_run=dry_run):
+        for result in convert_folder(tasks, target, mark, check if dry_run else convert, overwrite=overwrite):
             results.append(result)
             if tables:
                 print_file(stdout(), result)
@@ -360,11 +365,15 @@ def _run(job: Job, network: NetworkChoice, talk: Talk) -> JobStats:
 
 def _check_stats_file(stats_file: Path | None, *others: Path) -> None:
     """Find out before the work, not after it, that its statistics cannot be written. Raises OutputError."""
+    from ugsp_cli.naming import same_file
+
     if stats_file is None or stats_file == STDOUT:
         return
-    if any(stats_file.absolute() == other.absolute() for other in others):
+    if any(stats_file.resolve() == other.resolve() or same_file(stats_file, other) for other in others):
         raise OutputError(f"{stats_file} cannot hold the statistics and a video", "Name another file for --stats.")
-    if not os.access(stats_file.absolute().parent, os.W_OK):
+    if stats_file.exists() and not stats_file.is_file():  # a pipe or a device
+        return
+    if not os.access(stats_file.resolve().parent, os.W_OK):
         raise OutputError(f"{stats_file}: its folder does not exist or cannot be written to", "Name another file.")
 
 

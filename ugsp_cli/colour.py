@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ugsp_cli.media import ColourTags, PixelLayout
-from ugsp_cli.pixels import RGB
+from ugsp_cli.pixels import HD_LINES, RANGE_FULL, RGB
 from ugsp_net.compiled import compiled_by
 from ugsp_net.pooling import halve
 from ugsp_net.search import look
@@ -32,7 +32,6 @@ _LUMA_WEIGHTS = {
     9: (0.2627, 0.0593),  # BT.2020, non-constant luminance
     10: (0.2627, 0.0593),  # BT.2020, constant luminance: read as the above, the same both ways
 }
-_RANGE_FULL = 2
 
 Scales = tuple[float, float, float, float]
 """Luma's zero and reach, chroma's zero and reach, in code values."""
@@ -42,11 +41,11 @@ Shifts = tuple[int, int]
 
 def _luma_weights(matrix: int, height: int) -> tuple[float, float]:
     """Where the file does not say, HD is taken for BT.709 and SD for BT.601, as players do."""
-    return _LUMA_WEIGHTS.get(matrix, _LUMA_WEIGHTS[1] if height >= 720 else _LUMA_WEIGHTS[6])
+    return _LUMA_WEIGHTS.get(matrix, _LUMA_WEIGHTS[1] if height >= HD_LINES else _LUMA_WEIGHTS[6])
 
 
 def _scales(layout: PixelLayout, colour: ColourTags) -> Scales:
-    if colour.range == _RANGE_FULL:
+    if colour.range == RANGE_FULL:
         top = float(2**layout.bits - 1)
         return 0.0, top, float(2 ** (layout.bits - 1)), top
     unit = float(2 ** (layout.bits - 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,11 +19,15 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from ugsp_cli.errors import DecodeError, InputError
-from ugsp_cli.media import MediaInfo, codec_threads, lacks_presentation_times, open_input, probe
+from ugsp_cli.media import MediaInfo, codec_threads, lacks_presentation_times, latest_time, open_input, probe
 from ugsp_cli.pixels import ColourTags, PixelLayout, colour_of, stored_as_rgb
 from ugsp_cli.timeline import RateGrid
 
 __all__ = ["Frame", "FrameReader"]
+
+LONGEST_GAP = 10
+"""Seconds to the next frame that are believed beyond the end of the file as it is announced."""
+_DURATION_TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,8 @@ class FrameReader:
     """Packets that could not be decoded and frames that the decoder had to patch up, so far."""
     dropped: int
     """Frames left out because their time did not increase, so far."""
+    misplaced: int
+    """Frames whose time cannot be true, so far: they are shown after the one before them."""
     notes: list[str]
     """What the user should know about the file, for example that it ends early."""
 
@@ -66,12 +73,16 @@ class FrameReader:
         self.info = probe(path)
         self.corrupt = 0
         self.dropped = 0
+        self.misplaced = 0
         self.notes = []
+        if self.info.interlaced:
+            self.notes.append("the input is interlaced, and taken as whole pictures: deinterlace it first if it combs")
         self._grid = RateGrid(self.info.constant_rate, self.info.time_base)
         self._container = open_input(self.info.path)
         stream = self._container.streams[self.info.stream_index]
         assert isinstance(stream, VideoStream)  # as probe found
         self._stream = stream
+        self._latest = latest_time(self._container)
         self._stream.thread_type = "AUTO"
         self._stream.thread_count = threads or codec_threads(self.info) or 0  # 0: FFmpeg's choice
         self._scenes = _SceneScorer(self.info) if scene_detection else None
@@ -164,9 +175,9 @@ class FrameReader:
 
     def _note_early_end(self, read: Fraction) -> None:
         """Compare what was read, seconds, with what the stream itself announces (a cut-off download, for example)."""
-        if self._stream.duration is None or self._stream.time_base is None:
+        announced = _announced(self._stream)
+        if announced is None:
             return
-        announced = self._stream.duration * self._stream.time_base
         if announced - read > max(announced / 50, 2 / self.info.rate):
             self.notes.append(f"the video ends early: {float(read):.3f} of {float(announced):.3f} s could be read")
 
@@ -181,12 +192,20 @@ class FrameReader:
     def _time(self, frame: VideoFrame, previous: Frame | None) -> Fraction | None:
         """Seconds; None for a frame whose time does not increase."""
         stamp = self._stamp(frame)
+        if stamp is not None and previous is not None and self._is_absurd(stamp, previous.time):
+            self.misplaced += 1
+            stamp = None
         if stamp is None:
             return previous.time + 1 / self.info.rate if previous else self.info.start
         for time in (self._grid.time(stamp), stamp):
             if previous is None or time > previous.time:
                 return time
         return None
+
+    def _is_absurd(self, stamp: Fraction, before: Fraction) -> bool:
+        """Whether a time after `before`, both seconds, cannot be true. Where a file just says too little of its length
+        frames go on from each other beyond it."""
+        return self._latest is not None and stamp > self._latest and stamp - before > LONGEST_GAP
 
     def _stamp(self, frame: VideoFrame) -> Fraction | None:
         """The time that is stored for a frame, seconds, where there is one."""
@@ -200,6 +219,17 @@ class FrameReader:
         if self._first_dts is None:
             self._first_dts = frame.dts
         return self.info.start + (frame.dts - self._first_dts) * unit
+
+
+def _announced(stream: VideoStream) -> Fraction | None:
+    """How long the stream itself says that it is, seconds; Matroska says so in a tag."""
+    if stream.duration is not None and stream.time_base is not None:
+        return stream.duration * stream.time_base
+    told = _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", ""))
+    if told is None:
+        return None
+    hours, minutes, seconds = map(Fraction, told.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 class _SceneScorer:

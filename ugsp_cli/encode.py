@@ -5,6 +5,7 @@ The file is written under a temporary name and renamed when it is complete, so a
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -17,16 +18,19 @@ import av
 import numpy as np
 from av.container import OutputContainer
 from av.packet import Packet
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from ugsp_cli.atomic import AtomicFile
 from ugsp_cli.encoders import EncodeOptions, check_encoder, configure, plan_encoder, tag
 from ugsp_cli.errors import EncodeError, OutputError, UsageError
 from ugsp_cli.media import MediaInfo, codec_threads
-from ugsp_cli.remux import StreamCopier, copy_chapters, is_timeless, kept_tags
+from ugsp_cli.pixels import HD_LINES, MATRIX_UNSPECIFIED, RANGE_FULL, PixelLayout, is_grey, layout_of
+from ugsp_cli.remux import StreamCopier, copy_chapters, is_cover, is_timeless, kept_tags, lost_tags, stream_tags
 
-__all__ = ["EncodeOptions", "FrameWriter", "check_encoder"]
+__all__ = ["EncodeOptions", "FrameWriter", "check_encoder", "check_output"]
 
 _ISO_FORMATS = {"3gp", "3g2", "f4v", "ipod", "ismv", "mov", "mp4", "psp"}  # muxers of the MP4 family
 _MILLISECOND_FORMATS = {"matroska", "webm"}
@@ -68,10 +72,11 @@ class FrameWriter:
         self._first_time: Fraction | None = None  # of the first frame, source seconds
         self._offset = Fraction(0)  # of the first frame, output seconds
         self._time_base = 1 / rate  # in which the video's packets are handed to the muxer
+        self._movflags = "+faststart"  # of the MP4 family
         self._closed = False
         self._file = AtomicFile(self.output, overwrite)
         try:
-            self._container = self._open_container()
+            self._container = _open_container(self._file, self.output)
             self._copier = StreamCopier(info, self._container, copy_streams=copy_audio)
             self._stream = self._add_streams()
             if copy_audio:
@@ -134,18 +139,6 @@ class FrameWriter:
         if hasattr(self, "_copier"):
             self._copier.close()
 
-    def _open_container(self) -> OutputContainer:
-        try:
-            # Tags keep bytes that are no valid text as the source has them.
-            return av.open(
-                self._file, "w", format=_muxer_name(self.output), metadata_errors="surrogateescape", options={}
-            )
-        except (ValueError, LookupError, av.FFmpegError) as error:
-            raise OutputError(
-                f"{self.output}: '{self.output.suffix}' is not a video format that can be written",
-                "Use .mp4, .mkv, .mov or .webm.",
-            ) from error
-
     def _add_streams(self) -> VideoStream:
         """Add all streams in the source's order. Returns the video's."""
         video: VideoStream | None = None
@@ -155,21 +148,24 @@ class FrameWriter:
             else:
                 self._copier.add_stream(index)
         assert video is not None  # probe found it
-        self._container.metadata.update(kept_tags(self._copier.source.metadata))
+        tags = kept_tags(self._copier.source.metadata)
+        self._container.metadata.update(tags)
+        name = self._container.format.name
+        if name in _ISO_FORMATS:
+            # Apple's and Android's own names of tags have a place of their own, where the usual ones go with them then,
+            # and where there is none for covers.
+            apart = any("." in tag for tag in tags) and not any(map(is_cover, self._copier.source.streams))
+            self._movflags += "+use_metadata_tags" * apart
+            lost = lost_tags(tags, name, {"movflags": "use_metadata_tags"} if apart else {})
+            if lost:
+                self.notes.append(f"left out, since {name} does not hold them: the tags {', '.join(lost)}")
         return video
 
     def _add_video(self) -> VideoStream:
-        try:
-            stream = self._container.add_stream(self._plan.codec, rate=self._rate)
-        except ValueError as error:
-            raise UsageError(
-                f"a {self.output.suffix} file cannot hold video encoded by '{self._plan.codec}'",
-                "Choose another --codec, or an .mkv file, which holds all.",
-            ) from error
-        assert isinstance(stream, VideoStream)
+        stream = _add_encoded(self._container, self._plan.codec, self._rate, self.output)
         configure(stream.codec_context, self._info, self._rate, self._plan.pix_fmt, self._plan.options, self._threads)
         source = self._copier.source.streams[self._info.stream_index]
-        stream.metadata.update(kept_tags(source.metadata, encoded_anew=True))
+        stream.metadata.update(kept_tags(stream_tags(source), encoded_anew=True))
         stream.disposition = source.disposition
         stream.set_display_matrix(self._info.display_matrix)
         return stream
@@ -192,7 +188,7 @@ class FrameWriter:
                 ticks *= 2
             # The movie's own timescale is what the start offsets and durations of all tracks are stored in.
             self._container.container_options.update(
-                video_track_timescale=str(ticks), movie_timescale=str(ticks), movflags="+faststart"
+                video_track_timescale=str(ticks), movie_timescale=str(ticks), movflags=self._movflags
             )
         elif name in _MILLISECOND_FORMATS and (1000 / self._rate).denominator != 1:
             self.notes.append(f"{name} stores times in whole milliseconds; .mp4 and .mov store them exactly")
@@ -219,18 +215,31 @@ class FrameWriter:
 
     def _frame(self, planes: Sequence[np.ndarray]) -> VideoFrame:
         """A frame in the encoder's pixel format."""
-        info = self._info
-        frame = VideoFrame(info.width, info.height, info.layout.name)
+        info, coded = self._info, self._plan.colour
+        layout, planes = _with_or_without_chroma(info.layout, planes, VideoFormat(self._plan.pix_fmt))
+        frame = VideoFrame(info.width, info.height, layout.name)
         for number, (plane, source) in enumerate(zip(frame.planes, planes, strict=True)):
-            rows, columns = info.layout.plane_size(number, info.width, info.height)
+            rows, columns = layout.plane_size(number, info.width, info.height)
             target = np.frombuffer(memoryview(plane), source.dtype).reshape(
                 -1, plane.line_size // source.dtype.itemsize
             )
             target[:rows, :columns] = source
         tag(frame, info.colour)
-        if self._plan.pix_fmt != info.layout.name:
-            frame = frame.reformat(format=self._plan.pix_fmt)
-            tag(frame, info.colour)
+        if self._plan.pix_fmt != layout.name or coded.range != info.colour.range:
+            own, other = (
+                ColorRange.JPEG if tags.range == RANGE_FULL else ColorRange.MPEG for tags in (info.colour, coded)
+            )
+            matrix = None  # the frame's own
+            if info.colour.matrix == MATRIX_UNSPECIFIED:
+                matrix = Colorspace.ITU709 if info.height >= HD_LINES else Colorspace.ITU601
+            frame = frame.reformat(
+                format=self._plan.pix_fmt,
+                src_colorspace=matrix,
+                dst_colorspace=matrix,
+                src_color_range=own,
+                dst_color_range=other,
+            )
+            tag(frame, coded)
         return frame
 
     def _note_left_out(self) -> None:
@@ -251,6 +260,57 @@ class FrameWriter:
             raise EncodeError(
                 f"writing {self.output} failed: {reason}", "Check the free space, or try another --codec."
             ) from error
+
+
+def _with_or_without_chroma(
+    layout: PixelLayout, planes: Sequence[np.ndarray], target: VideoFormat
+) -> tuple[PixelLayout, Sequence[np.ndarray]]:
+    """Planes as they are to be converted to the target, and their layout. Grey is not left to libswscale, which takes
+    it for full range whatever its tags say: it gains planes without colour, or loses those that it has."""
+    if is_grey(target) == (layout.planes == 1):
+        return layout, planes
+    if is_grey(target):
+        return layout_of("gray" if layout.bits == 8 else f"gray{layout.bits}le"), planes[:1]
+    layout = layout_of("yuv420p" if layout.bits == 8 else f"yuv420p{layout.bits}le")
+    rows, columns = layout.plane_size(1, planes[0].shape[1], planes[0].shape[0])
+    return layout, [planes[0], *[np.full((rows, columns), 1 << (layout.bits - 1), planes[0].dtype)] * 2]
+
+
+def check_output(output: Path, info: MediaInfo, rate: Fraction, options: EncodeOptions) -> None:
+    """Find out whether a ``FrameWriter`` could begin to write this output, but make no file. Raises UgspError."""
+    plan = plan_encoder(output, info, rate, options)
+    with _open_container(_Memory(output), output) as container:
+        _add_encoded(container, plan.codec, rate, output)
+
+
+class _Memory(io.BytesIO):
+    """A file in memory with a name, by which FFmpeg chooses a muxer."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.name = f"file:{path}"
+
+
+def _open_container(file: AtomicFile | _Memory, output: Path) -> OutputContainer:
+    try:
+        # Tags keep bytes that are no valid text as the source has them.
+        return av.open(file, "w", format=_muxer_name(output), metadata_errors="surrogateescape", options={})
+    except (ValueError, LookupError, av.FFmpegError) as error:
+        raise OutputError(
+            f"{output}: '{output.suffix}' is not a video format that can be written", "Use .mp4, .mkv, .mov or .webm."
+        ) from error
+
+
+def _add_encoded(container: OutputContainer, codec: str, rate: Fraction, output: Path) -> VideoStream:
+    try:
+        stream = container.add_stream(codec, rate=rate)
+    except ValueError as error:
+        others = "" if output.suffix.lower() == ".mkv" else ", or an .mkv file, which holds most"
+        raise UsageError(
+            f"a {output.suffix} file cannot hold video encoded by '{codec}'", f"Choose another --codec{others}."
+        ) from error
+    assert isinstance(stream, VideoStream)
+    return stream
 
 
 def _muxer_name(output: Path) -> str | None:

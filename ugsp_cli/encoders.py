@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from av.video.format import VideoFormat
 from ugsp_cli import hdr
 from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.media import LARGE, MediaInfo
-from ugsp_cli.pixels import ColourTags, PixelLayout
+from ugsp_cli.pixels import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, ColourTags, PixelLayout
 
 __all__ = [
     "EncodeOptions",
     "EncoderPlan",
     "card_encoder",
     "check_encoder",
+    "coded_colour",
     "configure",
     "plan_encoder",
     "usable_encoders",
@@ -64,6 +65,9 @@ _TRIAL_OPTIONS = {"dnxhd": {"profile": "dnxhr_hq"}, "libx265": {"x265-params": _
 # 2.1 GB there with 8 frames ahead (60 frames, one thread).
 _FEWER_AHEAD = {"libx264": ("rc-lookahead", "8")}
 
+# Their streams have no room to say that luma uses all codes, so it is read as if it did not.
+_LIMITED_ONLY = {"libvpx", "mpeg1video", "mpeg2video", "prores", "prores_aw", "prores_ks", "prores_videotoolbox"}
+
 # The option that limits the threads of encoders that start their own, not FFmpeg's.
 _THREAD_PARAMETERS = {"libx265": ("x265-params", "pools"), "libsvtav1": ("svtav1-params", "lp")}
 
@@ -92,6 +96,8 @@ class EncoderPlan:
     """FFmpeg's name of the encoder."""
     pix_fmt: str
     """The pixel format that it is given."""
+    colour: ColourTags
+    """What the numbers in frames of that format mean."""
     options: dict[str, str]
     """All of its options."""
     notes: tuple[str, ...]
@@ -118,7 +124,12 @@ def plan_encoder(output: Path, info: MediaInfo, rate: Fraction, options: EncodeO
         if failure is None:
             if pix_fmt != info.layout.name:
                 notes.append(_pixel_format_note(codec.name, info, pix_fmt))
-            return EncoderPlan(codec.name, pix_fmt, settings, tuple(notes))
+            if _has_alpha(info.pix_fmt):
+                notes.append("transparency is left out")
+            colour = coded_colour(codec.name, pix_fmt, info.colour)
+            if colour.range == RANGE_LIMITED and info.colour.range == RANGE_FULL:
+                notes.append(f"{codec.name} stores limited range only, to which the input's full range is converted")
+            return EncoderPlan(codec.name, pix_fmt, colour, settings, tuple(notes))
         reason = reason or failure
     check_encoder(codec.name)
     picture = f"{info.width}x{info.height} {candidates[0]}"
@@ -142,7 +153,7 @@ def configure(
     context.framerate = rate
     context.time_base = 1 / rate
     context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0, 1)
-    tag(context, info.colour)
+    tag(context, coded_colour(context.codec.name, pix_fmt, info.colour))
     options = dict(settings)
     if threads:
         context.thread_count = threads
@@ -150,6 +161,15 @@ def configure(
             key, parameter = _THREAD_PARAMETERS[context.codec.name]
             options[key] = ":".join(filter(None, [f"{parameter}={threads}", options.get(key)]))
     context.options = options
+
+
+def coded_colour(codec: str, pix_fmt: str, colour: ColourTags) -> ColourTags:
+    """The colour tags of the source's frames once they are in the format that this encoder is given."""
+    if VideoFormat(pix_fmt).is_rgb:
+        return replace(colour, matrix=MATRIX_RGB, range=RANGE_FULL)
+    if codec in _LIMITED_ONLY and colour.range == RANGE_FULL:
+        return replace(colour, range=RANGE_LIMITED)
+    return colour
 
 
 def tag(target: VideoCodecContext | av.VideoFrame, colour: ColourTags) -> None:
@@ -286,12 +306,13 @@ def _pixel_formats(codec: av.Codec, info: MediaInfo, options: EncodeOptions) -> 
     if not offered:
         return [info.layout.name]
     usable = [name for name in offered if _is_plain(name)] or offered
-    best, _ = find_best_pix_fmt_of_list(usable, info.layout.name)
+    suffix = "" if info.layout.bits == 8 else f"{info.layout.bits}le"
+    wanted = info.layout.name if info.layout.planes > 1 else f"yuv420p{suffix}"  # which all players know
+    best, _ = find_best_pix_fmt_of_list(usable, wanted)
     if best is None:
         raise UgspError(f"'{codec.name}' takes no pixel format that frames could be converted to")
     formats = [info.layout.name if info.layout.name in offered else best.name]
     # Some encoders take an odd size only where chroma is not subsampled in that direction.
-    suffix = "" if info.layout.bits == 8 else f"{info.layout.bits}le"
     finer = [f"{name}{suffix}" for name in ("yuv422p", "yuv444p")]
     odd = (info.width % 2, info.height % 2) != (0, 0)
     return formats + [name for name in finer if odd and name in usable and name not in formats]
@@ -303,6 +324,11 @@ def _is_plain(name: str) -> bool:
     components = pixel_format.components
     alpha = any(component.is_alpha for component in components)
     return bool(components) and not (pixel_format.is_rgb or alpha or name.startswith("yuvj"))
+
+
+def _has_alpha(name: str) -> bool:
+    pixel_format = VideoFormat(name)
+    return not pixel_format.has_palette and any(component.is_alpha for component in pixel_format.components)
 
 
 def _pixel_format_note(codec: str, info: MediaInfo, pix_fmt: str) -> str:

@@ -22,14 +22,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ugsp_cli.errors import InputError, OutputError, UgspError
-from ugsp_cli.media import probe
 from ugsp_cli.naming import container_suffix, same_file
 
 if TYPE_CHECKING:
     from ugsp_cli.pipeline import Job
     from ugsp_cli.stats import JobStats
 
-__all__ = ["RECORD_NAME", "VIDEO_SUFFIXES", "FileResult", "Task", "convert_folder", "fingerprint", "plan_folder"]
+__all__ = [
+    "RECORD_NAME",
+    "VIDEO_SUFFIXES",
+    "FileResult",
+    "Task",
+    "convert_folder",
+    "fingerprint",
+    "make_folder",
+    "plan_folder",
+]
 
 RECORD_NAME = ".ugsp-batch.json"
 """Name of the record of finished outputs, in the output folder."""
@@ -104,8 +112,12 @@ def plan_folder(source: Path, target: Path, *, recursive: bool = False, pattern:
         looked_for = f"files that match '{pattern}'" if pattern is not None else "videos"
         deeper = "" if recursive else " Use --recursive to look into folders within it."
         raise InputError(f"{source} holds no {looked_for}", f"Check the folder and --glob.{deeper}")
+    inputs = {_identity(task.input): task for task in tasks}
     taken: dict[Path, Task] = {}
     for task in tasks:
+        if task.output.exists() and _identity(task.output) in inputs:
+            other = inputs[_identity(task.output)]
+            raise OutputError(f"{task.name} would be written over {other.name}", "Name another folder for the outputs.")
         other = taken.setdefault(task.output, task)
         if other is not task:
             raise OutputError(f"{other.name} and {task.name} would both become {task.output}", "Rename one of them.")
@@ -132,15 +144,15 @@ def convert_folder(
     tasks: list[Task],
     target: Path,
     mark: str,
-    convert: Callable[[Task, bool], JobStats],
+    convert: Callable[[Task, bool], JobStats | None],
     *,
     overwrite: bool = False,
-    dry_run: bool = False,
 ) -> Iterator[FileResult]:
     """Convert what is not finished yet and yield each file's result.
 
-    mark: the `fingerprint` of these settings. convert: converts one file, told whether it may replace the output; what
-    it raises as UgspError or OSError is that file's failure; anything else ends the run.
+    mark: the `fingerprint` of these settings. convert: converts one file, told whether it may replace the output, or
+    returns None where it only looked whether it could; what it raises as UgspError or OSError is that file's failure;
+    anything else ends the run.
     """
     record = _Record(target / RECORD_NAME)
     for task in tasks:
@@ -151,24 +163,21 @@ def convert_folder(
             reason = "the output exists and was not made from this input with these settings; -y replaces it"
             yield FileResult(task.name, task.output, "failed", reason)
         else:
-            yield _attempt(task, record, mark, convert, overwrite, dry_run)
+            yield _attempt(task, record, mark, convert, overwrite)
 
 
 def _attempt(
     task: Task,
     record: _Record,
     mark: str,
-    convert: Callable[[Task, bool], JobStats],
+    convert: Callable[[Task, bool], JobStats | None],
     overwrite: bool,
-    dry_run: bool,
 ) -> FileResult:
     """Convert one file, or see whether it could be; its errors become its result."""
     try:
-        if dry_run:
-            probe(task.input)
-            return FileResult(task.name, task.output, "planned")
-        _make_folder(task.output.parent)
         stats = convert(task, overwrite)
+        if stats is None:
+            return FileResult(task.name, task.output, "planned")
         record.add(task, mark)
     except UgspError as error:
         return FileResult(task.name, task.output, "failed", error.message)
@@ -236,13 +245,20 @@ def _files(source: Path, target: Path, recursive: bool) -> Iterator[Path]:
             yield from _files(path, target, recursive)
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs, and those above it, where there is none. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

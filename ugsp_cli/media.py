@@ -31,6 +31,7 @@ __all__ = [
     "StreamInfo",
     "codec_threads",
     "lacks_presentation_times",
+    "latest_time",
     "open_input",
     "probe",
     "video_stream",
@@ -40,6 +41,8 @@ __all__ = [
 _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "image2", "rawvideo", "tty", "xbin"}
 
 _NOT_VIDEO_HINT = "Check that it is a complete video file."
+
+_END_TOLERANCE = 10  # seconds that a stream may outlast what its container says
 
 _PROBE_PACKETS = 2000  # packets of the video stream that are tried before a file counts as undecodable
 
@@ -133,6 +136,8 @@ def open_input(path: Path | str) -> InputContainer:
         raise InputError(f"{path}: no such file", "Check the name and the folder.")
     if path.is_dir():
         raise InputError(f"{path} is a folder", "Name a video file, or use `ugsp batch` for a folder.")
+    if not path.is_file():  # which is opened more than once, and read to and fro
+        raise InputError(f"{path} is no regular file", "Write what it holds into a file first.")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: no permission to read it", "Check the file's permissions.")
     try:
@@ -175,6 +180,14 @@ def probe(path: Path | str) -> MediaInfo:
         if frame is None:
             raise InputError(f"{path}: no frame of its video can be decoded", "The file may be damaged or encrypted.")
         return _describe(path, container, stream, frame)
+
+
+def latest_time(container: InputContainer) -> Fraction | None:
+    """The time, seconds, after which nothing in a file can truly lie; None where the file does not say how long it is.
+    Damage makes stamps that are hours late."""
+    if container.duration is None:
+        return None
+    return Fraction((container.start_time or 0) + container.duration, av.time_base) + _END_TOLERANCE
 
 
 def codec_threads(info: MediaInfo) -> int | None:

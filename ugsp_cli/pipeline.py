@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ugsp_cli.atomic import check_target
 from ugsp_cli.decode import Frame, FrameReader
-from ugsp_cli.encode import FrameWriter
-from ugsp_cli.encoders import EncodeOptions, card_encoder, plan_encoder
+from ugsp_cli.encode import FrameWriter, check_output
+from ugsp_cli.encoders import EncodeOptions, card_encoder
 from ugsp_cli.errors import OutputError, UsageError
 from ugsp_cli.media import MediaInfo, probe
 from ugsp_cli.naming import same_file
@@ -177,19 +177,21 @@ def run_job(job: Job, engine: Engine, display: Display) -> JobStats:
             display.end()
 
 
-def check_job(job: Job) -> MediaInfo:
-    """Find out what would stop the job before anything is loaded or written; return what the input holds.
+def check_job(job: Job, new_folder: bool = False) -> MediaInfo:
+    """Find out what would stop the job before anything is loaded or written; return what the input holds. new_folder:
+    whether the output's folder is made first where it is missing.
 
-    Raises UgspError: the input cannot be read, the rate makes no sense, the output may not be written, the encoder does
-    not take it.
+    Raises UgspError: the input cannot be read, the rate makes no sense, the output may not be written, the encoder or
+    the container does not take it.
     """
     info = probe(job.input)
     rate, _ = job.rate.resolve(info.rate)
     if job.output is not None:
         if same_file(job.output, job.input):
             raise OutputError(f"{job.output} is the input", "Choose another name with -o.")
-        check_target(job.output, job.overwrite)
-        plan_encoder(job.output, info, rate, job.encode)
+        if job.output.parent.exists() or not new_folder:
+            check_target(job.output, job.overwrite)
+        check_output(job.output, info, rate, job.encode)
     return info
 
 
@@ -286,7 +288,7 @@ class _Run:
 
     def _scheduled(self) -> Iterator[_Pending]:
         """The output frames in order, each with the source frames that it needs."""
-        from ugsp_cli.engine import Request  # brings torch, which `check_job` and `--dry-run` need not wait for
+        from ugsp_cli.engine import Request  # brings torch, which `check_job` need not wait for
 
         threshold = self._job.scene_threshold
         before: Frame | None = None
@@ -350,6 +352,10 @@ class _Run:
             notes.append(f"{self._reader.corrupt} damaged packets of the input were skipped")
         if self._reader.dropped:
             notes.append(f"{self._reader.dropped} source frames were dropped: their time stamps do not increase")
+        if self._reader.misplaced:
+            notes.append(
+                f"{self._reader.misplaced} source frames have times beyond the file's end: each follows the one before"
+            )
         if self._writer is not None:
             with self._encoding.running():
                 self._writer.close()

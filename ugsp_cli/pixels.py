@@ -8,10 +8,25 @@ from math import log2
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
-__all__ = ["RGB", "ColourTags", "PixelLayout", "colour_of", "layout_of", "stored_as_rgb"]
+__all__ = [
+    "HD_LINES",
+    "MATRIX_RGB",
+    "MATRIX_UNSPECIFIED",
+    "RANGE_FULL",
+    "RANGE_LIMITED",
+    "RGB",
+    "ColourTags",
+    "PixelLayout",
+    "colour_of",
+    "is_grey",
+    "layout_of",
+    "stored_as_rgb",
+]
 
 RANGE_LIMITED, RANGE_FULL = 1, 2
-MATRIX_BT709 = 1
+MATRIX_RGB, MATRIX_BT709, MATRIX_UNSPECIFIED = 0, 1, 2
+HD_LINES = 720
+"""Lines from which players take BT.709 for a matrix that is not specified, and BT.601 below."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ def layout_of(pix_fmt: str) -> PixelLayout:
     deepest = max(component.bits for component in colours)
     bits = next((bits for bits in (8, 10, 12) if deepest <= bits), 12)
     suffix = "" if bits == 8 else f"{bits}le"
-    if len(colours) == 1 and not video_format.has_palette:
+    if is_grey(video_format):
         return PixelLayout(f"gray{suffix}", bits, 0, 0, 1)
     chroma_x = chroma_y = 0
     if not stored_as_rgb(video_format):
@@ -88,6 +103,11 @@ def layout_of(pix_fmt: str) -> PixelLayout:
         chroma_x, chroma_y = min(stored_x, 1), min(stored_y, 1, stored_x)
     name = {(0, 0): "yuv444p", (1, 0): "yuv422p", (1, 1): "yuv420p"}[chroma_x, chroma_y]
     return PixelLayout(f"{name}{suffix}", bits, chroma_x, chroma_y, 3)
+
+
+def is_grey(video_format: VideoFormat) -> bool:
+    """Whether samples are of brightness alone, perhaps with alpha."""
+    return sum(not component.is_alpha for component in video_format.components) == 1 and not video_format.has_palette
 
 
 def stored_as_rgb(video_format: VideoFormat) -> bool:

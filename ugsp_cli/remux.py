@@ -10,18 +10,20 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
-from ugsp_cli.media import MediaInfo, open_input
+from ugsp_cli.media import MediaInfo, latest_time, open_input
 
-__all__ = ["StreamCopier", "copy_chapters", "is_timeless", "kept_tags"]
+__all__ = ["StreamCopier", "copy_chapters", "is_cover", "is_timeless", "kept_tags", "lost_tags", "stream_tags"]
 
 # Tags that describe the file they stand in, not the work; muxers write their own.
 _FILE_TAGS = {"compatible_brands", "encoder", "major_brand", "minor_version"}
+# What Matroska calls the files of covers, by FFmpeg's names of their codecs.
+_PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 # Tags that describe encoded data and are wrong once it is encoded anew.
 _DATA_TAGS = {"bps", "bps-eng", "duration", "duration-eng", "number_of_frames", "number_of_frames-eng"}
 _DATA_TAGS |= {"number_of_bytes", "number_of_bytes-eng", "vendor_id"}
-
-_END_TOLERANCE = 10  # seconds that a stream may outlast what its container says
 
 
 class StreamCopier:
@@ -47,18 +49,16 @@ class StreamCopier:
         self._wanted = {index for index in range(len(self.source.streams)) if self._fits(index)}
         self.origin = self._origin()
         # Output time, seconds, after which no packet can truly lie; None where the source's duration is unknown.
-        self._end = None
-        if self.source.duration is not None:
-            end = Fraction((self.source.start_time or 0) + self.source.duration, av.time_base)
-            self._end = end - self.origin + _END_TOLERANCE
+        latest = latest_time(self.source)
+        self._end = None if latest is None else latest - self.origin
 
     def add_stream(self, index: int) -> None:
         """Add the output stream for the source's stream `index`, if it is copied at all."""
         if index not in self._wanted:
             return
         template = self.source.streams[index]
-        stream = _add_copy(self._output, template)
-        if not isinstance(template, AttachmentStream):
+        stream = self._add_copy(self._output, template)
+        if not self._is_attached(self._output, template):
             self._outputs[index] = stream
 
     def copy_until(self, time: Fraction | None) -> None:
@@ -159,9 +159,11 @@ class StreamCopier:
             return False
         # The rules of which container holds what are known to FFmpeg's muxers only: ask one, with a file in memory.
         try:
+            if is_cover(template) and self._output.format.name == "mov":
+                raise ValueError("FFmpeg's muxer takes it and drops it")
             with av.open(io.BytesIO(), "w", format=self._output.format.name) as trial:
-                copy = _add_copy(trial, template)
-                if template.type == "attachment":
+                copy = self._add_copy(trial, template)
+                if self._is_attached(trial, template):
                     trial.add_stream("ffv1", rate=25)  # no file consists of attachments only
                 trial.start_encoding()
                 if template.type == "data":
@@ -178,6 +180,34 @@ class StreamCopier:
             return False
         return bool(self.source.chapters()) or "timecode" in template.metadata
 
+    def _add_copy(self, output: OutputContainer, template: Stream) -> Stream:
+        if self._is_attached(output, template):
+            if isinstance(template, AttachmentStream):
+                stream: Stream = output.add_attachment(
+                    template.name or "attachment", template.mimetype or "", template.data
+                )
+            else:
+                name, kind = _PICTURES.get(template.codec_context.codec.canonical_name, ("cover", ""))
+                name, kind = template.metadata.get("filename", name), template.metadata.get("mimetype", kind)
+                stream = output.add_attachment(name, kind, self._picture(template.index))
+            stream.metadata.update(template.metadata)
+            return stream
+        stream = output.add_stream_from_template(template, opaque=True)
+        stream.metadata.update(kept_tags(stream_tags(template)))
+        stream.disposition = template.disposition
+        return stream
+
+    @staticmethod
+    def _is_attached(output: OutputContainer, template: Stream) -> bool:
+        """Whether a stream becomes an attached file, as which Matroska has its cover pictures too."""
+        in_matroska = output.format.name in ("matroska", "webm")
+        return isinstance(template, AttachmentStream) or (is_cover(template) and in_matroska)
+
+    def _picture(self, index: int) -> bytes:
+        """The file of a cover picture."""
+        with open_input(self._info.path) as source:
+            return bytes(next(packet for packet in source.demux(source.streams[index]) if packet.size))
+
     def _note_once(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
@@ -185,7 +215,20 @@ class StreamCopier:
 
 def is_timeless(stream: Stream) -> bool:
     """Whether a stream has no clock: attached files and cover pictures."""
-    return stream.type == "attachment" or bool(stream.disposition & Disposition.attached_pic)
+    return stream.type == "attachment" or is_cover(stream)
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether a stream is a cover picture."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def stream_tags(stream: Stream) -> dict[str, str]:
+    """A stream's own tags; a track's title, which MP4's demuxer calls its name, by the name that muxers know."""
+    tags = dict(stream.metadata)
+    if "name" in tags and "title" not in tags:
+        tags["title"] = tags.pop("name")
+    return tags
 
 
 def copy_chapters(source: InputContainer, output: OutputContainer, origin: Fraction) -> None:
@@ -209,15 +252,22 @@ def kept_tags(tags: dict[str, str], encoded_anew: bool = False) -> dict[str, str
     }
 
 
-def _add_copy(output: OutputContainer, template: Stream) -> Stream:
-    if isinstance(template, AttachmentStream):
-        stream: Stream = output.add_attachment(template.name or "attachment", template.mimetype or "", template.data)
-        stream.metadata.update(template.metadata)
-        return stream
-    stream = output.add_stream_from_template(template, opaque=True)
-    stream.metadata.update(kept_tags(template.metadata))
-    stream.disposition = template.disposition
-    return stream
+def lost_tags(tags: dict[str, str], muxer: str, options: dict[str, str]) -> list[str]:
+    """Which of a file's tags a muxer with these options does not write: ask it, with a file in memory."""
+    if not tags:
+        return []
+    trial = io.BytesIO()
+    with av.open(trial, "w", format=muxer, container_options=options, metadata_errors="surrogateescape") as output:
+        stream = output.add_stream("mpeg4", rate=25)
+        assert isinstance(stream, VideoStream)
+        stream.width = stream.height = 16
+        output.metadata.update(tags)
+        output.mux(stream.encode(VideoFrame(16, 16, "yuv420p")))
+        output.mux(stream.encode(None))
+    trial.seek(0)
+    with av.open(trial, metadata_errors="surrogateescape") as written:
+        kept = {name.lower() for name in written.metadata}
+    return sorted(name for name in tags if name.lower() not in kept and name.lower() != "timecode")
 
 
 def _empty_packet(stream: Stream) -> Packet:

@@ -137,14 +137,17 @@ class Stopwatch:
 
 @contextmanager
 def one_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM acts like Ctrl-C, and after the first of either the clean-up is left to finish undisturbed.
+    """Inside, SIGTERM and the end of the terminal act like Ctrl-C, and after the first of them the clean-up is left to
+    finish undisturbed.
 
     Does nothing outside the main thread, where Python delivers no signals, and leaves ignored signals ignored (nohup).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is none of Windows'
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    signals = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for other in signals:

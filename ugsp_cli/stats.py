@@ -292,10 +292,15 @@ class StatsRecorder:
 
 
 def write_json(document: dict[str, Any], path: Path) -> None:
-    """Write a statistics document, whole or not at all. Raises OSError."""
+    """Write a statistics document, whole or not at all; into a pipe or device as it is. Raises OSError."""
+    text = json.dumps(document, indent=1) + "\n"
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()  # a link stays one
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

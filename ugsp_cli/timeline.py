@@ -17,6 +17,8 @@ SlotKind = Literal["copied", "interpolated", "held"]
 
 MAX_RATE = 1000
 """The highest rate that is accepted, frames per second; above it a container's millisecond stamps would collide."""
+MAX_TERM = 2**31 - 1
+"""The largest numerator and denominator of a rate that FFmpeg stores."""
 
 _RATE_PATTERN = re.compile(r"(?P<whole>\d{1,9})(?:\.(?P<decimals>\d{1,12})|/(?P<denominator>\d{1,9}))?")
 
@@ -162,6 +164,8 @@ def parse_rate(text: str) -> Fraction:
         rate = _ntsc_rate(rate, len(match["decimals"])) or rate
     if not 0 < rate <= MAX_RATE:
         raise ValueError(f"the frame rate must be above 0 and at most {MAX_RATE}, not {text.strip()}")
+    if rate.numerator > MAX_TERM:
+        raise ValueError(f"the frame rate {text.strip()} has more decimals than can be stored; six are enough")
     return rate
 
 
@@ -198,6 +202,8 @@ def resolve_rate(
         slowdown = slow_motion
     if not 0 < rate <= MAX_RATE:
         raise ValueError(f"the output rate must be above 0 and at most {MAX_RATE} frames per second, not {rate}")
+    if max(rate.numerator, rate.denominator) > MAX_TERM:
+        raise ValueError(f"the output rate {rate} cannot be stored: give it by --fps")
     return rate, slowdown
 
 
