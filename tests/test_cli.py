@@ -241,6 +241,15 @@ def test_demo(fake: FakeEngine, tmp_path: Path) -> None:
     assert [stream.kind for stream in info.streams] == ["video", "audio"]
 
 
+def test_the_demo_replaces_nobodys_file(fake: FakeEngine, clip: Path) -> None:
+    before = clip.read_bytes()
+    result = ugsp("demo", clip.parent)
+    assert result.exit_code == 2
+    assert "clip.mp4 is not of an earlier demo" in result.stderr
+    assert clip.read_bytes() == before
+    assert files(clip.parent) == {"clip.mp4"}
+
+
 def wrong_usage(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     """Name -> arguments after `interpolate`, and what the message must say."""
     clip = make_clip(tmp_path / "clip.mp4", Clip())
@@ -263,10 +272,10 @@ def wrong_usage(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "no rate": ([str(clip)], "give one of --fps, --multiplier, --slow-motion"),
         "two rates": ([str(clip), *fps, "--multiplier", "2"], "give one of"),
         "stats folder": ([str(clip), *fps, "--stats", str(tmp_path / "no" / "stats.json")], "folder does not exist"),
-        "stats is input": ([str(clip), *fps, "--stats", str(clip)], "cannot hold the statistics and a video"),
+        "stats is input": ([str(clip), *fps, "--stats", str(clip)], "is a file of this run's own"),
         "stats is the input's other name": (
             [str(clip), *fps, "--stats", str(tmp_path / ".." / tmp_path.name / "clip.mp4")],
-            "cannot hold the statistics and a video",
+            "is a file of this run's own",
         ),
         "no container": ([str(clip), *fps, "-o", str(tmp_path / "out.txt")], "is not a video format"),
         "codec and container": (

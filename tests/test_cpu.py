@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -421,3 +424,11 @@ def test_what_learns_is_done_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = torch.rand(1, 3, 16, 16, requires_grad=True)
     masks.change(frame, torch.rand(1, 3, 16, 16)).sum().backward()
     assert frame.grad is not None
+
+
+def test_numba_that_is_told_to_compile_nothing_is_left_alone() -> None:
+    code = "from ugsp_net import cpu; print(cpu.available())"
+    for value, expected in (("0", "True"), ("1", "False")):
+        environment = os.environ | {"NUMBA_DISABLE_JIT": value}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.strip() == expected

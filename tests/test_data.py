@@ -171,6 +171,17 @@ def test_what_is_wrong_with_pictures_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_a_bank_is_made_anew_where_a_part_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    make_clip(tmp_path / "clips" / "a.mp4", Clip(4, size=(96, 80)))
+    bank = open_bank(tmp_path / "clips", tmp_path)
+    whole = bank.path.read_bytes()
+    bank.path.write_bytes(whole[:-1])
+    assert open_bank(tmp_path / "clips", tmp_path).path.read_bytes() == whole
+    bank.path.unlink()
+    assert open_bank(tmp_path / "clips", tmp_path).path.read_bytes() == whole
+
+
 def test_a_bank_is_made_anew_when_a_picture_changes(tmp_path: Path) -> None:
     for number in range(3):
         datasets.put(tmp_path / "data" / "a" / f"{number}.png", number)
@@ -407,7 +418,7 @@ def test_a_device_batch_is_one_of_the_others_kind(bank: ClipBank) -> None:
     every = DeviceBatches(bank, replace(PLAN, synthetic_first=1.0, synthetic_last=1.0, middle_only=True), 0, 9, CPU)
     assert not every[3].real.any()
     assert every[3].t.unique().tolist() == [0.5]
-    with pytest.raises(ValueError, match="64 x 64"):
+    with pytest.raises(ValueError, match="64x64"):
         DeviceBatches(ClipBank(bank.path, []), PLAN, 0, 9, CPU)
 
 

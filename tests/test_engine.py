@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -448,6 +450,12 @@ def test_auto_device_is_there() -> None:
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
 def test_checkpoint_round_trip_and_errors(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     net = small_net()
@@ -457,6 +465,7 @@ def test_checkpoint_round_trip_and_errors(tmp_path: Path) -> None:
     assert loaded.provenance == {"samples": 5}
     for name, value in net.state_dict().items():
         assert torch.equal(value, loaded.net.state_dict()[name])
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
     (tmp_path / "junk.safetensors").write_bytes(b"not a file of tensors")
     with pytest.raises(checkpoint.WeightsError, match="not a readable safetensors file"):
         checkpoint.load(tmp_path / "junk.safetensors")
@@ -465,3 +474,12 @@ def test_checkpoint_round_trip_and_errors(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(checkpoint.WeightsError, match="was not written by ugsp"):
         checkpoint.load(tmp_path / "other.safetensors")
+    config = json.dumps(SMALL.to_dict())
+    for header in ({"config": "[]"}, {"config": config}, {"config": config, "provenance": "no JSON"}):
+        tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
+        if "provenance" not in header:
+            tensors = {"a": torch.zeros(1)}
+        save_file(tensors, tmp_path / "odd.safetensors", metadata=header)
+        with pytest.raises(checkpoint.WeightsError, match="does not fit") as caught:
+            checkpoint.load(tmp_path / "odd.safetensors")
+        assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.clips import Clip, make_clip
 from tests.datasets import (
     BUILDERS,
     Expected,
@@ -151,6 +152,25 @@ def test_bad_videos(tmp_path: Path, no_network: None) -> None:
     result = run(tmp_path, "--layout", "video")
     assert result.exit_code == 2
     assert "a.mp4" in result.stderr
+
+
+def test_hidden_files_are_no_videos(tmp_path: Path) -> None:
+    """Such as a Mac leaves beside others on a foreign disk."""
+    make_clip(tmp_path / "a.mp4", Clip(4))
+    (tmp_path / "._a.mp4").write_bytes(b"no video")
+    assert [item.paths for item in find_samples("video", tmp_path, None)] == [(tmp_path / "a.mp4",)]
+
+
+def test_documents_replace_no_picture(tmp_path: Path, no_network: None) -> None:
+    triplets(tmp_path)
+    picture = tmp_path / "one" / "b.png"
+    before = picture.read_bytes()
+    result = run(tmp_path, "--layout", "triplets", "--json", picture)
+    assert result.exit_code == 2
+    assert "is a file of this run's own" in result.stderr
+    result = run(tmp_path, "--layout", "triplets", "--worst", picture / "worst")
+    assert result.exit_code == 2
+    assert picture.read_bytes() == before
 
 
 def test_the_worst_need_a_new_folder(tmp_path: Path, no_network: None) -> None:

@@ -81,8 +81,8 @@ def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(labels: str, 
 
 def test_resuming_under_another_configuration_is_refused(bank: ClipBank, tmp_path: Path) -> None:
     trained(CONFIG, bank, tmp_path / "run", until=0.2)
-    with pytest.raises(ValueError, match="begun with another rate"):
-        trained(replace(CONFIG, rate=1e-4), bank, tmp_path / "run")
+    with pytest.raises(ValueError, match="begun with another weight_decay"):
+        trained(replace(CONFIG, weight_decay=1e-3), bank, tmp_path / "run")
     longer = trained(replace(CONFIG, steps=7), bank, tmp_path / "run")
     assert longer.step == 7
 

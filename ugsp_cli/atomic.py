@@ -11,8 +11,9 @@ from io import FileIO
 from pathlib import Path
 
 from ugsp_cli.errors import OutputError
+from ugsp_cli.naming import same_file
 
-__all__ = ["AtomicFile"]
+__all__ = ["AtomicFile", "check_document", "check_folder", "check_target"]
 
 
 class AtomicFile:
@@ -95,6 +96,30 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise OutputError(f"the folder {target.parent} does not exist", "Create it first.")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{target.parent} cannot be written: no permission", _FOLDER_HINT)
+
+
+def check_document(path: Path, option: str, *others: Path) -> None:
+    """Raise OutputError where a document could not be written that an option (its name) asks for, or would replace one
+    of the other files; makes nothing."""
+    if path.exists():
+        taken = any(same_file(path, other) for other in others)
+    else:
+        taken = any(path.resolve() == other.resolve() for other in others if not other.exists())
+    if taken:
+        raise OutputError(f"{path} is a file of this run's own", f"Name another one for {option}.")
+    if path.exists() and not path.is_file():  # a pipe or a device
+        return
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise OutputError(f"{path}: its folder does not exist or cannot be written to", f"Name another for {option}.")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OutputError where a folder could not be made or written to; makes nothing."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{there} is no folder that can be written to", "Name another folder.")
 
 
 _KNOWS_LOCKS = importlib.util.find_spec("fcntl") is not None

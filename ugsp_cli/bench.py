@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ugsp_cli.options import NetworkChoice, Talk, network_options, talk_options
+from ugsp_cli.options import FiniteRange, NetworkChoice, Talk, network_options, talk_options
 
 __all__ = ["bench"]
 
@@ -43,7 +43,7 @@ class SizeType(click.ParamType):
 @click.option(
     "--density",
     "densities",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     multiple=True,
     default=(0.2, 0.35, 0.6, 1.0),
     metavar="SHARE",
@@ -77,13 +77,13 @@ def bench(
     ugsp bench --size 1920x1080 --size 1280x720
     ugsp bench --density 0.1 --density 0.5 --json bench.json
     """
-    from ugsp_cli.atomic import check_target
+    from ugsp_cli.atomic import check_document
     from ugsp_cli.console import make_display, print_json, stdout
     from ugsp_cli.stats import write_json
     from ugsp_cli.timing import document, measure, print_timings
 
     if json_file is not None and json_file != STDOUT:
-        check_target(json_file, overwrite=True)
+        check_document(json_file, "--json")
     engine = network.load()
     timings = measure(engine, sizes, densities, turns, make_display(talk.quiet))
     if json_file == STDOUT:

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command runs: `ugsp --help` must not wait for
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -318,12 +317,18 @@ def demo(folder: Path, network: NetworkChoice, talk: Talk) -> None:
     """
     from fractions import Fraction
 
-    from ugsp_cli.demo import make_clip
+    from ugsp_cli.console import make_display
+    from ugsp_cli.demo import is_demo, make_clip
+    from ugsp_cli.pipeline import run_job
 
+    clip, smooth = folder / "clip.mp4", folder / "clip.60fps.mp4"
+    for path in (clip, smooth):
+        if path.exists() and not is_demo(path):
+            raise OutputError(f"{path} is not of an earlier demo", "Name another folder.")
+    engine = network.load()
     folder.mkdir(parents=True, exist_ok=True)
-    clip = make_clip(folder / "clip.mp4")
     plan = _Plan(RateChoice(fps=Fraction(60)), SceneChoice())
-    stats = _run(plan.job(clip, folder / "clip.60fps.mp4", overwrite=True), network, talk)
+    stats = run_job(plan.job(make_clip(clip), smooth, overwrite=True), engine, make_display(talk.quiet))
     _print_result(stats, None, talk)
 
 
@@ -365,16 +370,10 @@ def _run(job: Job, network: NetworkChoice, talk: Talk) -> JobStats:
 
 def _check_stats_file(stats_file: Path | None, *others: Path) -> None:
     """Find out before the work, not after it, that its statistics cannot be written. Raises OutputError."""
-    from ugsp_cli.naming import same_file
+    from ugsp_cli.atomic import check_document
 
-    if stats_file is None or stats_file == STDOUT:
-        return
-    if any(stats_file.resolve() == other.resolve() or same_file(stats_file, other) for other in others):
-        raise OutputError(f"{stats_file} cannot hold the statistics and a video", "Name another file for --stats.")
-    if stats_file.exists() and not stats_file.is_file():  # a pipe or a device
-        return
-    if not os.access(stats_file.resolve().parent, os.W_OK):
-        raise OutputError(f"{stats_file}: its folder does not exist or cannot be written to", "Name another file.")
+    if stats_file is not None and stats_file != STDOUT:
+        check_document(stats_file, "--stats", *others)
 
 
 def _print_plan(job: Job, info: MediaInfo) -> None:

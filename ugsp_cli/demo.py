@@ -13,7 +13,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-__all__ = ["make_clip"]
+from ugsp_cli.atomic import AtomicFile
+
+__all__ = ["is_demo", "make_clip"]
+
+TITLE = "ugsp demo"
 
 WIDTH, HEIGHT = 320, 180
 RATE = 24
@@ -23,8 +27,29 @@ _SOUND_BLOCK = 1024  # samples per AAC frame
 
 
 def make_clip(path: Path, seconds: int = SECONDS) -> Path:
-    """Write the clip (24 frames per second, H.264 and AAC) and return its path."""
-    with av.open(str(path), "w") as container:
+    """Write the clip (24 frames per second, H.264 and AAC), in the place of an older one, and return its path."""
+    file = AtomicFile(path, overwrite=True)
+    try:
+        _write(file, seconds)
+        file.commit()
+    except BaseException:
+        file.discard()
+        raise
+    return path
+
+
+def is_demo(path: Path) -> bool:
+    """Whether a file is a demo's, or was made of one."""
+    try:
+        with av.open(str(path)) as container:
+            return container.metadata.get("title") == TITLE
+    except (av.FFmpegError, OSError):
+        return False
+
+
+def _write(file: AtomicFile, seconds: int) -> None:
+    with av.open(file, "w") as container:
+        container.metadata["title"] = TITLE
         video = container.add_stream("libx264", rate=RATE, options={"crf": "16"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         audio = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
@@ -34,7 +59,6 @@ def make_clip(path: Path, seconds: int = SECONDS) -> Path:
         for sound in _sounds(seconds * SOUND_RATE):
             container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
-    return path
 
 
 def _pictures(count: int) -> Iterator[np.ndarray]:

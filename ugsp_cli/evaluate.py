@@ -67,7 +67,7 @@ def evaluate(
     ugsp evaluate vimeo_triplet/ --layout vimeo90k --json vimeo.json
     ugsp evaluate SNU-FILM/ --layout snufilm --limit 20 --worst worst/
     """
-    from ugsp_cli.atomic import check_target
+    from ugsp_cli.atomic import check_document, check_folder
     from ugsp_cli.console import make_display, print_json, print_note, stdout
     from ugsp_cli.errors import OutputError
     from ugsp_cli.evaluation import document, print_scores
@@ -78,9 +78,11 @@ def evaluate(
 
     items = find_samples(layout, folder, limit)
     if json_file is not None and json_file != STDOUT:
-        check_target(json_file, overwrite=True)
+        check_document(json_file, "--json", *(path for item in items for path in item.paths))
     if worst_folder is not None and worst_folder.exists() and (worst_folder.is_file() or any(worst_folder.iterdir())):
         raise OutputError(f"{worst_folder} exists and is not an empty folder", "Name a new folder with --worst.")
+    if worst_folder is not None:
+        check_folder(worst_folder)
     engine = network.load()
     worst = WorstCases(worst_count) if worst_folder is not None else None
     scores = run(items, engine, make_display(talk.quiet), worst)

@@ -106,12 +106,15 @@ def evaluate(
 
     Every sample stands for itself, as in papers: both its pictures are encoded for it, even if another sample has them.
     """
-    scores = []
+    scores: list[Score] = []
     display.begin("evaluate", sum(item.count for item in items))
     try:
         for batch in _batches(items, engine):
             engine.reset()
             requests = [_request(sample, 4 * index) for index, sample in enumerate(batch)]
+            if not scores:  # what is compiled, and made of weights, is not to count
+                engine.interpolate(requests[:1])
+                engine.reset()
             begin = time.perf_counter()
             made = engine.interpolate(requests, masks=worst is not None)
             seconds = (time.perf_counter() - begin) / len(batch)

@@ -77,6 +77,11 @@ class Triplet:
     right: Path
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return self.left, self.truth, self.right
+
+    @property
     def count(self) -> int:
         """Samples in here."""
         return 1
@@ -103,6 +108,11 @@ class Clip:
     path: Path
     count: int
     """Most samples to take, from the beginning."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
 
     def samples(self) -> Iterator[Sample]:
         """Decode; the network gets 8-bit RGB, as in any other layout. Raises InputError, DecodeError."""
@@ -239,7 +249,8 @@ def _triplets(folder: Path) -> Iterator[Triplet]:
 
 
 def _clips(folder: Path, count: int) -> list[Clip]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    names = (path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = sorted(path for path in names if path.suffix.lower() in VIDEO_SUFFIXES)
     if not paths:
         raise InputError(f"{folder} holds no videos", "Name a folder of videos.")
     for path in paths:
@@ -263,7 +274,7 @@ LAYOUTS = {
 def _table(path: Path, columns: int) -> list[list[str]]:
     """The words of each line of a list, blank lines left out. Raises InputError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise InputError(f"the list {path} cannot be read: {reason}", "Unpack it from the data set again.") from error

@@ -6,6 +6,7 @@ Only click and light standard modules are imported here, so that `--help` answer
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EncodeChoice",
+    "FiniteRange",
     "NetworkChoice",
     "RateChoice",
     "SceneChoice",
@@ -67,6 +69,17 @@ class AutoOr(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Text to `auto` or a number."""
         return "auto" if str(value).lower() == "auto" else self.other.convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; none that is infinite, or not a number, which no comparison shuts out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to a number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number to count with", param, ctx)
+        return number
 
 
 class KeyValue(click.ParamType):
@@ -203,7 +216,7 @@ def rate_options(slow_motion: bool = True) -> Decorator:
 
 def network_options() -> Decorator:
     """Hands the command `network: NetworkChoice`."""
-    fraction = click.FloatRange(0, 1)
+    fraction = FiniteRange(0, 1)
     return _group(
         "network",
         ["weights", "device", "precision", "pruning", "keep", "flow_scale", "batch_size", "backend"],
@@ -277,7 +290,7 @@ def encode_options() -> Decorator:
             ),
             click.option(
                 "--crf",
-                type=click.FloatRange(0),
+                type=FiniteRange(0),
                 metavar="X",
                 help="Constant quality on the encoder's own scale: lower is better and larger. Default: what is hard "
                 "to tell from the input, 18 for libx264. `--encoder-option b=8M` asks for a bit rate instead.",
@@ -311,7 +324,7 @@ def scene_options() -> Decorator:
         [
             click.option(
                 "--scene-threshold",
-                type=click.FloatRange(0, 100),
+                type=FiniteRange(0, 100),
                 default=DEFAULT_SCENE_THRESHOLD,
                 show_default=True,
                 metavar="X",

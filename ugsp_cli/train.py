@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ugsp_cli.options import Talk, talk_options
+from ugsp_cli.options import FiniteRange, Talk, talk_options
 
 if TYPE_CHECKING:
     from ugsp_net.training.config import TrainConfig
@@ -36,7 +36,7 @@ __all__ = ["train"]
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the run: last.safetensors (use it with --weights), last.pt (to go on from), log.jsonl, curve.html.",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Train for so long, by the clock.")
+@click.option("--minutes", type=FiniteRange(min=0, min_open=True), help="Train for so long, by the clock.")
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps instead.")
 @click.option("--from", "start", metavar="PATH|NAME", help="Begin with these weights (a file, or a name that ships).")
 @click.option("--resume", is_flag=True, help="Go on from last.pt in the run's folder.")
@@ -63,11 +63,11 @@ __all__ = ["train"]
 @click.option("--size", type=click.IntRange(min=64), help="Side of the crops, pixels. Default: 128 (paper: 224).")
 @click.option("--batch", type=click.IntRange(min=1), help="Crops in a step of each process. Default: 16 (paper: 32).")
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="Highest learning rate. Default: 5e-4; --from: 2e-4."
+    "--rate", type=FiniteRange(min=0, min_open=True), help="Highest learning rate. Default: 5e-4; --from: 2e-4."
 )
 @click.option(
     "--prune-from",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Share of the run after which pruning is trained too. Default: 0.45; --from: 0.",
 )
 @click.option("--labels", type=click.Choice(["change", "uncertainty"]), help="What the masks learn to follow.")
@@ -89,7 +89,7 @@ __all__ = ["train"]
     type=click.IntRange(min=0),
     help="Processes that make batches. Default: 1; with CUDA, one for each core but one.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @talk_options()
 def train(
@@ -195,10 +195,11 @@ def _run(
 
     from ugsp_cli.console import print_note, stdout
     from ugsp_cli.engine import load_weights
-    from ugsp_cli.errors import ExitCode, InputError, UsageError
+    from ugsp_cli.errors import ExitCode, InputError, UgspError, UsageError
+    from ugsp_cli.stages import one_interrupt
     from ugsp_net.training.clips import open_bank
     from ugsp_net.training.device import DeviceBatches
-    from ugsp_net.training.trainer import Trainer
+    from ugsp_net.training.trainer import DamagedError, Trainer
     from ugsp_net.training.validation import Validation, hold_out
 
     if resume != (folder / "last.pt").is_file():
@@ -220,15 +221,18 @@ def _run(
             # The first process decodes; the others find what it left.
             if not first:
                 distributed.barrier()
-            bank = open_bank(data, cache or folder)
+            with one_interrupt():
+                bank = open_bank(data, cache or folder)
+                shown = None if held_out is None else open_bank(held_out, cache or folder)
             validation = None
-            if held_out is not None:
-                validation = Validation(open_bank(held_out, cache or folder))
+            if shown is not None:
+                validation = Validation(shown)
             else:
                 bank, kept_out = hold_out(bank)
                 validation = Validation(kept_out) if kept_out else None
             if several and first:
                 distributed.barrier()
+            bank.large()
         except (FileNotFoundError, ValueError) as error:
             raise InputError(str(error), "See ugsp train --help.") from error
         if validation is None and first and not talk.quiet:
@@ -243,6 +247,8 @@ def _run(
         if resume:
             try:
                 trainer.resume()
+            except DamagedError as error:
+                raise InputError(str(error), f"Begin another run --from {folder / 'last.safetensors'}.") from error
             except ValueError as error:
                 raise InputError(str(error), "Give the options that it was begun with.") from error
         elif start:
@@ -252,7 +258,7 @@ def _run(
                 trainer.run(report=_Report(quiet=talk.quiet))
         except RuntimeError as error:
             if "not finite" in str(error):
-                raise InputError(str(error), "See log.jsonl in the run's folder.") from error
+                raise UgspError(str(error), "See log.jsonl in the run's folder.") from error
             raise
     finally:
         if several:

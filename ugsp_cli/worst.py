@@ -58,7 +58,9 @@ class WorstCases:
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for rank, case in enumerate(sorted(self._heap, reverse=True), 1):
-            paths.append(folder / f"{rank:02d}_{case.psnr:.2f}dB_{case.name}.png")
+            paths.append(
+                folder / f"{rank:02d}_{case.psnr:.2f}dB_{case.name[-50:]}.png"
+            )  # names may be as long as can be
             paths[-1].write_bytes(case.png)
         return paths
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 
 from ugsp_net.config import NetConfig
 from ugsp_net.network import UGSP
@@ -72,15 +72,19 @@ def load(name: str | Path | None = None) -> Weights:
     try:
         net = UGSP(NetConfig.from_dict(json.loads(header["config"])))
         net.load_state_dict(tensors, strict=True)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise WeightsError(f"{path} does not fit this version of ugsp: {error}") from error
+        provenance = json.loads(header.get("provenance", "{}"))
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} does not fit this version of ugsp: {' '.join(str(error).split())}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     net.requires_grad_(False)
-    return Weights(net.eval(), path, digest, json.loads(header.get("provenance", "{}")))
+    return Weights(net.eval(), path, digest, provenance)
 
 
 def save(net: UGSP, path: Path, provenance: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Write weights of the given type, with the configuration and the provenance (JSON values) in the header."""
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in net.state_dict().items()}
     header = {"config": json.dumps(net.config.to_dict()), "provenance": json.dumps(provenance), "format": "pt"}
-    save_file(tensors, str(path), metadata=header)
+    # Not by safetensors' own way into a file, which leaves it to its owner alone.
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(serialized(tensors, metadata=header))
+    partial.replace(path)

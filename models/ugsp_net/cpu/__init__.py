@@ -6,6 +6,7 @@ after the other. See ``compiled``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,13 +19,14 @@ _refused: list[None] = []
 
 
 def available() -> bool:
-    """Whether Numba is installed, which some versions of Python are too new for, and nobody asked for torch alone."""
+    """Whether Numba is installed, which some versions of Python are too new for, and not told to compile nothing, and
+    nobody asked for torch alone."""
     return _installed() and not _refused
 
 
 @cache
 def _installed() -> bool:
-    return find_spec("numba") is not None
+    return find_spec("numba") is not None and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 @contextmanager

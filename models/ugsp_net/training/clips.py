@@ -67,6 +67,13 @@ class ClipBank:
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "shots": self.shots, "_bytes": None}
 
+    def large(self) -> list[Shot]:
+        """The shots of at least 64 pixels a side. Raises ValueError where there is none."""
+        shots = [shot for shot in self.shots if min(shot.height, shot.width) >= 64]
+        if not shots:
+            raise ValueError("no clip has pictures of 64x64 pixels")
+        return shots
+
     def frames(self, shot: Shot) -> NDArray[np.uint8]:
         """A view [frames, height, width, 3] of one shot, RGB."""
         if self._bytes is None:
@@ -94,7 +101,7 @@ def open_bank(folder: Path, cache: Path, max_lines: int = 360, limit: int | None
     listing = "\n".join(line for clip in clips for line in clip.listing())
     key = hashlib.sha256(f"{listing}\n{max_lines} {CUT_SCORE} {STILL}".encode()).hexdigest()[:16]
     data, index = cache / f"clips-{key}.rgb", cache / f"clips-{key}.json"
-    if not index.exists():
+    if not _is_whole(data, index):
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = data.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -107,6 +114,14 @@ def open_bank(folder: Path, cache: Path, max_lines: int = 360, limit: int | None
             unfinished.unlink(missing_ok=True)
         index.write_text(json.dumps([vars(shot) for shot in shots]))
     return ClipBank(data, [Shot(**entry) for entry in json.loads(index.read_text())])
+
+
+def _is_whole(data: Path, index: Path) -> bool:
+    """Whether an earlier run left all that its index tells of."""
+    if not (index.exists() and data.exists()):
+        return False
+    shots = [Shot(**entry) for entry in json.loads(index.read_text())]
+    return data.stat().st_size == sum(3 * shot.frames * shot.height * shot.width for shot in shots)
 
 
 @dataclass(frozen=True)
@@ -207,6 +222,8 @@ def _write(clip: _Clip, max_lines: int, out: BinaryIO) -> list[Shot]:
 def _video(path: Path, max_lines: int) -> Iterator[tuple[NDArray[np.uint8], bool, float]]:
     """As ``_Clip.frames``."""
     with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{path} holds no video: take it away")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or PICTURE_RATE)

@@ -94,7 +94,7 @@ class Batches(Dataset[Batch]):
         self.plan = plan
         self.seed = seed
         self.steps = steps
-        self._shots = [shot for shot in bank.shots if min(shot.height, shot.width) >= 64]
+        self._shots = bank.large()
         # The square root keeps long clips from crowding out the short ones.
         weights = np.sqrt([float(shot.frames) for shot in self._shots])
         self._weights: NDArray[np.float64] = weights / weights.sum()

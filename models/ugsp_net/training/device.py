@@ -34,9 +34,7 @@ class DeviceBatches(Dataset[Batch]):
         self.seed = seed
         self.steps = steps
         self.device = device
-        shots = [shot for shot in bank.shots if min(shot.height, shot.width) >= 64]
-        if not shots:
-            raise ValueError("no clip has pictures of 64 x 64 pixels")
+        shots = bank.large()
         self._frames, self._heights, self._widths = (
             np.array([getattr(shot, name) for shot in shots]) for name in ("frames", "height", "width")
         )

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ugsp_net import checkpoint
 from ugsp_net.allocator import keep_freed_memory
@@ -33,7 +36,7 @@ from ugsp_net.training.data import Batch, Batches
 from ugsp_net.training.objective import Objective
 from ugsp_net.training.validation import Validation
 
-__all__ = ["TrainConfig", "Trainer"]
+__all__ = ["DamagedError", "TrainConfig", "Trainer"]
 
 Record = dict[str, Any]
 """One line of the log."""
@@ -42,6 +45,10 @@ VALIDATION_SHARE = 0.05
 """Of a run's time that measuring itself may take, about."""
 MOST_SETBACKS = 3
 """How often a run goes back to its last good checkpoint before it has written another."""
+
+
+class DamagedError(Exception):
+    """A file to go on from that cannot be read."""
 
 
 class Trainer:
@@ -136,58 +143,58 @@ class Trainer:
         Where the gradient is not finite, the run goes back to its last checkpoint. Raises RuntimeError when that does
         not help.
         """
-        batches = iter(self._loader())
         sums: dict[str, Tensor] = {}
         counted, setbacks = 0, 0
         since = saved = time.monotonic()
         due = saved + save_every_seconds
         self.save()  # there must be something to go back to
         self._wait()
-        while self.progress < until and not self.stopping:
-            begun = self.clock()
-            values = self._train_step(next(batches))
-            self.seconds = self._first_of(self.seconds + self.clock() - begun)
-            means = None
-            if values is not None:
-                for name, value in values.items():
-                    sums[name] = sums[name] + value if name in sums else value
-                counted += 1
-                if self.step % log_every and self.progress < until:
-                    continue
-                means = self._means(sums, counted)
-            now = time.monotonic()
-            if means is None or not math.isfinite(means["gradient"]):
-                setbacks += 1
-                if setbacks > MOST_SETBACKS:
-                    raise RuntimeError(
-                        f"the gradient was not finite {setbacks} times after step {self.step}: "
-                        "go on with --resume and a lower --rate"
+        with _batches(self._loader()) as batches:
+            while self.progress < until and not self.stopping:
+                begun = self.clock()
+                values = self._train_step(next(batches))
+                self.seconds = self._first_of(self.seconds + self.clock() - begun)
+                means = None
+                if values is not None:
+                    for name, value in values.items():
+                        sums[name] = sums[name] + value if name in sums else value
+                    counted += 1
+                    if self.step % log_every and self.progress < until:
+                        continue
+                    means = self._means(sums, counted)
+                now = time.monotonic()
+                if means is None or not math.isfinite(means["gradient"]):
+                    setbacks += 1
+                    if setbacks > MOST_SETBACKS:
+                        raise RuntimeError(
+                            f"the gradient was not finite {setbacks} times after step {self.step}: "
+                            "go on with --resume and a lower --rate"
+                        )
+                    undone = self.step
+                    self._load(self.folder / "last.pt", back=True)
+                    self._log({"step": self.step, "setback": undone - self.step}, report)
+                else:
+                    trained = counted * self.config.plan.batch * self.processes
+                    self._log(
+                        {
+                            "step": self.step,
+                            "samples": self.samples,
+                            "minutes": round(self.seconds / 60, 2),
+                            "progress": round(self.progress, 4),
+                            "seconds_left": round(self._seconds_left((now - since) / counted)),
+                            "samples_per_second": round(trained / (now - since), 1),
+                            **{name: round(value, 5) for name, value in means.items()},
+                        },
+                        report,
                     )
-                undone = self.step
-                self._load(self.folder / "last.pt", back=True)
-                self._log({"step": self.step, "setback": undone - self.step}, report)
-            else:
-                trained = counted * self.config.plan.batch * self.processes
-                self._log(
-                    {
-                        "step": self.step,
-                        "samples": self.samples,
-                        "minutes": round(self.seconds / 60, 2),
-                        "progress": round(self.progress, 4),
-                        "seconds_left": round(self._seconds_left((now - since) / counted)),
-                        "samples_per_second": round(trained / (now - since), 1),
-                        **{name: round(value, 5) for name, value in means.items()},
-                    },
-                    report,
-                )
-                if now - saved > save_every_seconds and self.progress < until:
-                    self.save()
-                    saved, setbacks = time.monotonic(), 0
-                    if saved > due:
-                        self._validate(report)
-                        ended = time.monotonic()
-                        due = ended + max(save_every_seconds, (ended - saved) / VALIDATION_SHARE)
-            sums, counted, since = {}, 0, time.monotonic()
+                    if now - saved > save_every_seconds and self.progress < until:
+                        self.save()
+                        saved, setbacks = time.monotonic(), 0
+                        if saved > due:
+                            self._validate(report)
+                            ended = time.monotonic()
+                            due = ended + max(save_every_seconds, (ended - saved) / VALIDATION_SHARE)
+                sums, counted, since = {}, 0, time.monotonic()
         self.save()
         if not self.stopping:
             self._validate(report)
@@ -304,12 +311,12 @@ class Trainer:
         checkpoint.save(self.averaged, self.folder / "last.safetensors", self.provenance())
 
     def resume(self) -> None:
-        """Go on from ``last.pt`` in the folder, exactly. The length of the schedule may be another; raises ValueError
-        where anything else of the configuration is."""
+        """Go on from ``last.pt`` in the folder, exactly. The length of the schedule and the learning rate may be
+        others; raises ValueError where anything else of the configuration is, and DamagedError."""
         saved = self._load(self.folder / "last.pt")
         ours = json.loads(json.dumps(asdict(self.config)))
         theirs = json.loads(json.dumps(saved["config"]))
-        free = {"steps", "minutes"}
+        free = {"steps", "minutes", "rate"}
         changed = sorted(
             name for name in {*ours, *theirs} - free if ours.get(name, None) != theirs.get(name, ours.get(name))
         )
@@ -322,8 +329,11 @@ class Trainer:
 
     def _load(self, path: Path, back: bool = False) -> dict[str, Any]:
         """back: only undo what was learnt since; the clock, the batches and the random numbers go on."""
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        known = state["objective"]
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            known = state["objective"]
+        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise DamagedError(f"{path} is damaged: {type(error).__name__}") from error
         if state["config"]["labels"] != self.config.labels:
             fresh = self.objective.labeller.state_dict(prefix="labeller.")
             known = {name: value for name, value in known.items() if not name.startswith("labeller.")} | fresh
@@ -365,6 +375,18 @@ class Trainer:
     def _wait(self) -> None:
         if self.processes > 1:
             distributed.barrier()
+
+
+@contextmanager
+def _batches(loader: DataLoader[Batch]) -> Iterator[Iterator[Batch]]:
+    """The batches of a loader. Its processes, which ignore signals, have ended afterwards, also after an error: whose
+    traceback would keep them, and the interpreter would wait for them forever."""
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
 
 
 class _Numbers(torch.utils.data.Sampler[int]):
