@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 
@@ -67,3 +69,35 @@ def test_results_come_in_order_and_errors_when_nothing_runs_any_more() -> None:
     with pytest.raises(MemoryError, match="none left"):
         crew.each([slow, fail, slow])
     assert len(done) == 2
+
+
+def test_what_a_failed_job_had_made_is_not_kept_and_those_that_wait_are_not_begun() -> None:
+    """Where memory ran out the next try needs it."""
+    crew = Crew(2)
+    if crew.count < 2:
+        pytest.skip("one core")
+    kept: list[weakref.ref[torch.Tensor]] = []
+    begun: list[int] = []
+
+    def job(number: int) -> int:
+        begun.append(number)
+        large = torch.zeros(1000)
+        kept.append(weakref.ref(large))
+        if number == 0:
+            raise MemoryError
+        time.sleep(0.05)
+        return number
+
+    gc.disable()
+    try:
+        raised = False
+        try:
+            crew.each([partial(job, number) for number in range(50)])
+        except MemoryError:  # pytest.raises would keep it
+            raised = True
+        assert raised
+        assert not any(one() is not None for one in kept)
+    finally:
+        gc.enable()
+    assert len(begun) < 10
+    assert crew.each([partial(job, number) for number in (1, 2, 3)]) == [1, 2, 3]

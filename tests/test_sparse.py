@@ -356,3 +356,16 @@ def test_what_is_made_of_frozen_weights_is_kept_until_they_are_no_more() -> None
     assert not net.frozen
     assert gate.kept(double) is not made
     assert not graphs._known
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inference_changes_no_weight(dtype: torch.dtype) -> None:
+    """A level of a single position took its bias for the sum that it adds to, and all later frames suffered."""
+    net = small_net().to(dtype)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    frames = smooth_frames(2, 16, 16)
+    with torch.inference_mode():
+        for gate in (None, hard_gate()):
+            net(frames[:1], frames[1:], torch.tensor([0.5]), gate)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -31,9 +31,23 @@ class Crew:
 
     def each(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         """What the jobs return, in order. One job alone gets all cores, in the caller's thread. Raises the error of the
-        first one that failed, once none is running."""
+        first one that failed, or an interrupt, once none is running; those that wait are not begun then."""
         if len(jobs) < 2 or self.count < 2:
             return [job() for job in jobs]
         started = [self._pool.submit(job) for job in jobs]
-        wait(started)
-        return [one.result() for one in started]
+        try:
+            wait(started, return_when=FIRST_EXCEPTION)
+            _end(started)
+            return list(map(Future.result, started))  # those that did not begin come after one that failed
+        finally:
+            _end(started)
+            # An error's traceback holds on to the frames here, and a future to its error: together to all that the job
+            # had made. So no frame keeps a future (a list's own would).
+            started.clear()
+
+
+def _end(started: Sequence[Future[Result]]) -> None:
+    """Wait for the jobs that are running, and begin no other."""
+    for one in started:
+        one.cancel()
+    wait(started)

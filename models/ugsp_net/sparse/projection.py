@@ -32,7 +32,7 @@ class Projection:
             rows = x.permute(0, 2, 3, 1).reshape(-1, width)
             if self._sum is None:
                 bias = self._level.bias().to(x.dtype).flatten()
-                self._sum = bias.expand(rows.shape[0], -1).contiguous()
+                self._sum = bias.repeat(rows.shape[0], 1)  # a copy, for a single row too: it is added to in place
             self._sum.addmm_(rows, weight.flatten(1).T)
             self._shape = (batch, height, columns, self._level.outputs)
         self._layer += 1
