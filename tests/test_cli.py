@@ -186,6 +186,11 @@ def test_statistics_into_pipes_and_through_links(fake: FakeEngine, clip: Path, t
     assert json.loads(told.read_text())["frames"] == json.loads(out)["frames"]
     assert ugsp("stats", clip, "--fps", "60", "--stats", os.devnull).exit_code == 0
     assert Path(os.devnull).is_char_device()
+    if Path("/dev/stdout").exists():
+        assert json.loads(ugsp("stats", clip, "--fps", "60", "--stats", "/dev/stdout").stdout)
+    long = tmp_path / ("n" * 250 + ".json")
+    assert ugsp("stats", clip, "--fps", "60", "--stats", long).exit_code == 0
+    assert long.exists()
 
 
 def test_stats_writes_no_video(fake: FakeEngine, clip: Path) -> None:

@@ -159,6 +159,8 @@ def test_a_matroska_that_ends_early_says_so(tmp_path: Path) -> None:
     frames, reader = read(cut)
     assert 10 < len(frames) < 48
     assert any("of 2.000 s" in note for note in reader.notes)
+    late = make_clip(tmp_path / "late.mkv", Clip(frames=24, start=Fraction(5)))  # its tag says when it ends
+    assert read(late)[1].notes == []
     assert read(whole)[1].notes == []
 
 

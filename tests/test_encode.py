@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -322,16 +323,94 @@ def test_rgb_says_that_it_is(tmp_path: Path, colour: tuple[int, int, int, int]) 
     assert np.abs(made - 255 * expected.permute(1, 2, 0).numpy()).max() < 2
 
 
-@pytest.mark.parametrize(("codec", "extension"), [("prores_ks", "mov"), ("libvpx", "webm")])
+@pytest.mark.parametrize(
+    ("codec", "extension"), [("prores_ks", "mov"), ("libvpx", "webm"), ("mpeg4", "mov"), ("ffv1", "avi")]
+)
 def test_full_range_is_converted_where_it_cannot_be_told(tmp_path: Path, codec: str, extension: str) -> None:
     source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", colour=(1, 1, 1, 2)))
     output = tmp_path / f"out.{extension}"
-    options = EncodeOptions(codec=codec, options={} if codec == "prores_ks" else {"b": "8M"})
+    options = EncodeOptions(codec=codec, options={"b": "8M"} if codec == "libvpx" else {})
     writer = rewrite(source, output, frames=2, options=options)
-    assert probe(output).colour.range == 1
+    assert probe(output).colour.range != 2
     scale = 4 if codec == "prores_ks" else 1
     assert np.abs(luma(output) / scale - (16 + luma(source) * 219 / 255)).mean() < 1.5
     assert any("limited range" in note for note in writer.notes)
+
+
+@pytest.mark.parametrize(("codec", "extension"), [("mpeg4", "mp4"), ("libx264", "mov"), ("ffv1", "mkv")])
+def test_full_range_stays_where_it_can_be_told(tmp_path: Path, codec: str, extension: str) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", colour=(1, 1, 1, 2)))
+    writer = rewrite(source, tmp_path / f"out.{extension}", frames=2, options=EncodeOptions(codec=codec))
+    assert probe(tmp_path / f"out.{extension}").colour.range == 2
+    assert not any("range" in note for note in writer.notes)
+
+
+@pytest.mark.parametrize("codec", ["png", "qtrle"])
+def test_colour_stays_in_encoders_that_take_palettes_and_grey_too(tmp_path: Path, codec: str) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt="yuv444p"))
+    rewrite(source, tmp_path / "out.mov", frames=2, options=EncodeOptions(codec=codec))
+    assert probe(tmp_path / "out.mov").pix_fmt in ("rgb24", "bgr24", "gbrp")
+
+
+def test_time_codes_that_the_rate_does_not_have_are_left_out(tmp_path: Path) -> None:
+    source = tmp_path / "in.mov"
+    plain = make_clip(tmp_path / "plain.mp4", Clip(rate=Fraction(30000, 1001)))
+    with av.open(str(plain)) as first, av.open(str(source), "w") as second:
+        stream = second.add_stream_from_template(first.streams.video[0], opaque=True)
+        stream.metadata["timecode"] = "01:00:00;00"
+        for packet in first.demux():
+            if packet.size:
+                packet.stream = stream
+                second.mux(packet)
+    for rate, stays in ((Fraction(60000, 1001), True), (Fraction(50), False), (Fraction(300), False)):
+        writer = rewrite(source, tmp_path / f"{rate.numerator}.mov", rate)
+        assert any("the time code 01:00:00;00" in note for note in writer.notes) != stays
+        with av.open(str(tmp_path / f"{rate.numerator}.mov")) as container:
+            assert ("timecode" in container.streams.video[0].metadata) == stays
+
+
+def test_tracks_of_data_stay_beside_chapters(tmp_path: Path) -> None:
+    """MP4 has the titles of chapters in such a track; others are other people's."""
+    plain, source = make_clip(tmp_path / "plain.mp4"), tmp_path / "in.mp4"
+    with av.open(str(plain)) as first, av.open(str(source), "w") as second:
+        stream = second.add_stream_from_template(first.streams.video[0], opaque=True)
+        text = second.add_mux_stream("mov_text")
+        second.set_chapters(
+            [{"id": 0, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}]
+        )
+        for number, packet in enumerate(packet for packet in first.demux() if packet.size):
+            packet.stream = stream
+            second.mux(packet)
+            told = av.Packet(struct.pack(">H", 5) + b"there")
+            told.stream, told.time_base = text, Fraction(1, 24)
+            told.pts = told.dts = number
+            told.duration = 1
+            second.mux(told)
+    # As cameras write where they were: a kind of track of their own.
+    source.write_bytes(source.read_bytes().replace(b"sbtl", b"meta").replace(b"tx3g", b"gpmd"))
+    kinds = [stream.kind for stream in probe(source).streams]
+    writer = rewrite(source, tmp_path / "out.mp4")
+    assert [stream.kind for stream in probe(tmp_path / "out.mp4").streams] == kinds == ["video", "data", "data"]
+    assert stream_packets(tmp_path / "out.mp4", 1) == stream_packets(source, 1)
+    assert not any("left out" in note for note in writer.notes)
+
+
+def test_sound_beyond_the_announced_end_is_copied(tmp_path: Path) -> None:
+    """As long as it goes on from what came before; the file just says too little."""
+    source = make_clip(tmp_path / "in.mkv", Clip(frames=360, sounds=[Sound(seconds=Fraction(15))]))
+    content = bytearray(source.read_bytes())
+    place = content.index(bytes.fromhex("448988")) + 3  # Duration, of eight bytes: milliseconds
+    content[place : place + 8] = struct.pack(">d", 2000.0)
+    source.write_bytes(content)
+    assert (probe(source).duration or 0) < 3
+    rewrite(source, tmp_path / "out.mkv")
+    assert stream_packets(tmp_path / "out.mkv", 1) == stream_packets(source, 1)
+
+
+def test_tags_are_no_reason_to_fail(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", Clip(metadata={"TITLE": "T"}))
+    rewrite(source, tmp_path / "out.f4v")
+    assert len(video_times(tmp_path / "out.f4v")) == 30
 
 
 def test_transparency_that_is_lost_is_noted(tmp_path: Path) -> None:

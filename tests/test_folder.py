@@ -152,6 +152,13 @@ def test_the_plan_mirrors_the_tree_and_keeps_names_apart(tmp_path: Path) -> None
     assert [task.output for task in tasks] == [target / "sub" / "x.webm"]
 
 
+def test_a_record_that_is_none_is_left_aside(videos: Path, tmp_path: Path, loads: list[FakeEngine]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORD_NAME).write_text('{"schema": 1, "files": []}')
+    result = batch(videos, tmp_path / "out", "--glob", "a.*", "--stats", "-")
+    assert statuses(result) == {"a.mp4": "converted"}
+
+
 def test_inputs_are_not_written_over(tmp_path: Path, loads: list[FakeEngine]) -> None:
     source = tmp_path / "v"
     (source / "v").mkdir(parents=True)
@@ -161,7 +168,7 @@ def test_inputs_are_not_written_over(tmp_path: Path, loads: list[FakeEngine]) ->
     result = batch(source, tmp_path, "--recursive", "-y")
     assert result.exit_code == 2
     assert "written over" in result.stderr
-    for name in ("v/x.mp4", "out/x.mp4"):  # neither an input nor an output
+    for name in ("v/x.mp4", "out/x.mp4", f"out/{RECORD_NAME}"):  # neither an input nor an output nor the record
         result = batch(source, source / "out", "--stats", str(source / name), "--recursive")
         assert result.exit_code == 2
         assert "is a file of this run's own" in result.stderr

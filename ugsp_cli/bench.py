@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ugsp_cli.options import FiniteRange, NetworkChoice, Talk, network_options, talk_options
+from ugsp_cli.options import DocumentType, FiniteRange, NetworkChoice, Talk, network_options, talk_options
 
 __all__ = ["bench"]
 
@@ -54,7 +54,7 @@ class SizeType(click.ParamType):
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    type=DocumentType(),
     metavar="FILE",
     help="Write all figures as JSON; - writes to stdout instead of the table.",
 )

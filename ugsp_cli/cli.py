@@ -194,14 +194,15 @@ def batch(
     """
     from ugsp_cli.console import make_display, print_json, stdout
     from ugsp_cli.encoders import check_encoder
-    from ugsp_cli.folder import FileResult, Task, convert_folder, fingerprint, make_folder, plan_folder
+    from ugsp_cli.folder import RECORD_NAME, FileResult, Task, convert_folder, fingerprint, make_folder, plan_folder
     from ugsp_cli.pipeline import check_job, run_job
     from ugsp_cli.stats import SCHEMA, write_json
     from ugsp_cli.tables import print_file, print_folder, print_job
 
     tasks = plan_folder(source, target, recursive=recursive, pattern=pattern)
     plan = _Plan(rate, scene, encode)
-    _check_stats_file(stats_file, *(path for task in tasks for path in (task.input, task.output)))
+    ours = (path for task in tasks for path in (task.input, task.output))
+    _check_stats_file(stats_file, *ours, target / RECORD_NAME)
     if encode.codec is not None:
         check_encoder(encode.codec)
     engine = network.load()

@@ -19,14 +19,20 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from ugsp_cli.errors import DecodeError, InputError
-from ugsp_cli.media import MediaInfo, codec_threads, lacks_presentation_times, latest_time, open_input, probe
+from ugsp_cli.media import (
+    MediaInfo,
+    codec_threads,
+    is_absurd,
+    lacks_presentation_times,
+    latest_time,
+    open_input,
+    probe,
+)
 from ugsp_cli.pixels import ColourTags, PixelLayout, colour_of, stored_as_rgb
 from ugsp_cli.timeline import RateGrid
 
 __all__ = ["Frame", "FrameReader"]
 
-LONGEST_GAP = 10
-"""Seconds to the next frame that are believed beyond the end of the file as it is announced."""
 _DURATION_TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -175,7 +181,7 @@ class FrameReader:
 
     def _note_early_end(self, read: Fraction) -> None:
         """Compare what was read, seconds, with what the stream itself announces (a cut-off download, for example)."""
-        announced = _announced(self._stream)
+        announced = _announced(self._stream, self.info.start)
         if announced is None:
             return
         if announced - read > max(announced / 50, 2 / self.info.rate):
@@ -192,7 +198,7 @@ class FrameReader:
     def _time(self, frame: VideoFrame, previous: Frame | None) -> Fraction | None:
         """Seconds; None for a frame whose time does not increase."""
         stamp = self._stamp(frame)
-        if stamp is not None and previous is not None and self._is_absurd(stamp, previous.time):
+        if stamp is not None and previous is not None and is_absurd(stamp, previous.time, self._latest):
             self.misplaced += 1
             stamp = None
         if stamp is None:
@@ -201,11 +207,6 @@ class FrameReader:
             if previous is None or time > previous.time:
                 return time
         return None
-
-    def _is_absurd(self, stamp: Fraction, before: Fraction) -> bool:
-        """Whether a time after `before`, both seconds, cannot be true. Where a file just says too little of its length
-        frames go on from each other beyond it."""
-        return self._latest is not None and stamp > self._latest and stamp - before > LONGEST_GAP
 
     def _stamp(self, frame: VideoFrame) -> Fraction | None:
         """The time that is stored for a frame, seconds, where there is one."""
@@ -221,15 +222,15 @@ class FrameReader:
         return self.info.start + (frame.dts - self._first_dts) * unit
 
 
-def _announced(stream: VideoStream) -> Fraction | None:
-    """How long the stream itself says that it is, seconds; Matroska says so in a tag."""
+def _announced(stream: VideoStream, start: Fraction) -> Fraction | None:
+    """How long the stream itself, which starts then, says that it is, seconds. In Matroska a tag says when it ends."""
+    told = _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", ""))
+    if told is not None:
+        hours, minutes, seconds = map(Fraction, told.groups())
+        return 3600 * hours + 60 * minutes + seconds - start
     if stream.duration is not None and stream.time_base is not None:
         return stream.duration * stream.time_base
-    told = _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", ""))
-    if told is None:
-        return None
-    hours, minutes, seconds = map(Fraction, told.groups())
-    return 3600 * hours + 60 * minutes + seconds
+    return None
 
 
 class _SceneScorer:

@@ -5,7 +5,6 @@ The file is written under a temporary name and renamed when it is complete, so a
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,7 +15,6 @@ from typing import Self
 
 import av
 import numpy as np
-from av.container import OutputContainer
 from av.packet import Packet
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
@@ -25,14 +23,24 @@ from av.video.stream import VideoStream
 
 from ugsp_cli.atomic import AtomicFile
 from ugsp_cli.encoders import EncodeOptions, check_encoder, configure, plan_encoder, tag
-from ugsp_cli.errors import EncodeError, OutputError, UsageError
+from ugsp_cli.errors import EncodeError, OutputError
 from ugsp_cli.media import MediaInfo, codec_threads
+from ugsp_cli.muxers import ISO_FORMATS, Memory, add_encoded, open_container
 from ugsp_cli.pixels import HD_LINES, MATRIX_UNSPECIFIED, RANGE_FULL, PixelLayout, is_grey, layout_of
-from ugsp_cli.remux import StreamCopier, copy_chapters, is_cover, is_timeless, kept_tags, lost_tags, stream_tags
+from ugsp_cli.remux import (
+    StreamCopier,
+    copy_chapters,
+    holds_time_code,
+    is_cover,
+    is_timeless,
+    kept_tags,
+    lost_tags,
+    stream_tags,
+)
+from ugsp_cli.timeline import format_rate
 
 __all__ = ["EncodeOptions", "FrameWriter", "check_encoder", "check_output"]
 
-_ISO_FORMATS = {"3gp", "3g2", "f4v", "ipod", "ismv", "mov", "mp4", "psp"}  # muxers of the MP4 family
 _MILLISECOND_FORMATS = {"matroska", "webm"}
 _FINEST_TIME_BASE = 10_000_000  # ticks per second; finer ones overflow what players and some muxers store
 _COARSEST_TIMESCALE = 10_000  # MP4 ticks per second, as FFmpeg's muxer has it: coarser ones trouble some players
@@ -76,7 +84,7 @@ class FrameWriter:
         self._closed = False
         self._file = AtomicFile(self.output, overwrite)
         try:
-            self._container = _open_container(self._file, self.output)
+            self._container = open_container(self._file, self.output)
             self._copier = StreamCopier(info, self._container, copy_streams=copy_audio)
             self._stream = self._add_streams()
             if copy_audio:
@@ -148,10 +156,10 @@ class FrameWriter:
             else:
                 self._copier.add_stream(index)
         assert video is not None  # probe found it
-        tags = kept_tags(self._copier.source.metadata)
+        tags = self._true_tags(kept_tags(self._copier.source.metadata))
         self._container.metadata.update(tags)
         name = self._container.format.name
-        if name in _ISO_FORMATS:
+        if name in ISO_FORMATS:
             # Apple's and Android's own names of tags have a place of their own, where the usual ones go with them then,
             # and where there is none for covers.
             apart = any("." in tag for tag in tags) and not any(map(is_cover, self._copier.source.streams))
@@ -162,13 +170,26 @@ class FrameWriter:
         return video
 
     def _add_video(self) -> VideoStream:
-        stream = _add_encoded(self._container, self._plan.codec, self._rate, self.output)
-        configure(stream.codec_context, self._info, self._rate, self._plan.pix_fmt, self._plan.options, self._threads)
+        stream = add_encoded(self._container, self._plan.codec, self._rate, self.output)
+        configure(stream.codec_context, self._info, self._rate, self._plan, self._threads)
         source = self._copier.source.streams[self._info.stream_index]
-        stream.metadata.update(kept_tags(stream_tags(source), encoded_anew=True))
+        if source.metadata.get("alpha_mode") == "1":  # which is in a stream of its own, that no decoder here reads
+            self.notes.append("transparency is left out")
+        stream.metadata.update(self._true_tags(kept_tags(stream_tags(source), encoded_anew=True)))
         stream.disposition = source.disposition
         stream.set_display_matrix(self._info.display_matrix)
         return stream
+
+    def _true_tags(self, tags: dict[str, str]) -> dict[str, str]:
+        """Tags without a time code that the output's rate does not have, at which MP4's muxer fails or drops it."""
+        name = self._container.format.name
+        if "timecode" not in tags or name not in ISO_FORMATS or holds_time_code(tags["timecode"], name, self._rate):
+            return tags
+        rate = format_rate(self._rate)
+        self.notes.append(
+            f"left out, since there is none at {rate} frames per second: the time code {tags['timecode']}"
+        )
+        return {key: value for key, value in tags.items() if key != "timecode"}
 
     def _start(self, time: Fraction) -> None:
         """Write the header: the first frame's time decides on the time base."""
@@ -183,7 +204,7 @@ class FrameWriter:
             self._offset = Fraction(round(self._offset * ticks), ticks)
         self._time_base = Fraction(1, ticks)
         name = self._container.format.name
-        if name in _ISO_FORMATS:
+        if name in ISO_FORMATS:
             while ticks < _COARSEST_TIMESCALE:
                 ticks *= 2
             # The movie's own timescale is what the start offsets and durations of all tracks are stored in.
@@ -279,41 +300,5 @@ def _with_or_without_chroma(
 def check_output(output: Path, info: MediaInfo, rate: Fraction, options: EncodeOptions) -> None:
     """Find out whether a ``FrameWriter`` could begin to write this output, but make no file. Raises UgspError."""
     plan = plan_encoder(output, info, rate, options)
-    with _open_container(_Memory(output), output) as container:
-        _add_encoded(container, plan.codec, rate, output)
-
-
-class _Memory(io.BytesIO):
-    """A file in memory with a name, by which FFmpeg chooses a muxer."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.name = f"file:{path}"
-
-
-def _open_container(file: AtomicFile | _Memory, output: Path) -> OutputContainer:
-    try:
-        # Tags keep bytes that are no valid text as the source has them.
-        return av.open(file, "w", format=_muxer_name(output), metadata_errors="surrogateescape", options={})
-    except (ValueError, LookupError, av.FFmpegError) as error:
-        raise OutputError(
-            f"{output}: '{output.suffix}' is not a video format that can be written", "Use .mp4, .mkv, .mov or .webm."
-        ) from error
-
-
-def _add_encoded(container: OutputContainer, codec: str, rate: Fraction, output: Path) -> VideoStream:
-    try:
-        stream = container.add_stream(codec, rate=rate)
-    except ValueError as error:
-        others = "" if output.suffix.lower() == ".mkv" else ", or an .mkv file, which holds most"
-        raise UsageError(
-            f"a {output.suffix} file cannot hold video encoded by '{codec}'", f"Choose another --codec{others}."
-        ) from error
-    assert isinstance(stream, VideoStream)
-    return stream
-
-
-def _muxer_name(output: Path) -> str | None:
-    """The muxer for a file name; None where FFmpeg's own guess by the extension is right."""
-    # FFmpeg writes .m4v as a raw stream without times.
-    return "mp4" if output.suffix.lower() == ".m4v" else None
+    with open_container(Memory(output), output) as container:
+        add_encoded(container, plan.codec, rate, output)

@@ -15,14 +15,14 @@ from av.video.format import VideoFormat
 from ugsp_cli import hdr
 from ugsp_cli.errors import UgspError, UsageError
 from ugsp_cli.media import LARGE, MediaInfo
-from ugsp_cli.pixels import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, ColourTags, PixelLayout
+from ugsp_cli.muxers import Memory, add_encoded, open_container
+from ugsp_cli.pixels import MATRIX_RGB, RANGE_FULL, RANGE_LIMITED, ColourTags, PixelLayout, colour_of, is_grey
 
 __all__ = [
     "EncodeOptions",
     "EncoderPlan",
     "card_encoder",
     "check_encoder",
-    "coded_colour",
     "configure",
     "plan_encoder",
     "usable_encoders",
@@ -64,9 +64,6 @@ _TRIAL_OPTIONS = {"dnxhd": {"profile": "dnxhr_hq"}, "libx265": {"x265-params": _
 # An encoder that looks far ahead holds all those frames: libx264 took 1.3 GB at 3840x2160 and 5.2 GB at 7680x4320, but
 # 2.1 GB there with 8 frames ahead (60 frames, one thread).
 _FEWER_AHEAD = {"libx264": ("rc-lookahead", "8")}
-
-# Their streams have no room to say that luma uses all codes, so it is read as if it did not.
-_LIMITED_ONLY = {"libvpx", "mpeg1video", "mpeg2video", "prores", "prores_aw", "prores_ks", "prores_videotoolbox"}
 
 # The option that limits the threads of encoders that start their own, not FFmpeg's.
 _THREAD_PARAMETERS = {"libx265": ("x265-params", "pools"), "libsvtav1": ("svtav1-params", "lp")}
@@ -119,17 +116,18 @@ def plan_encoder(output: Path, info: MediaInfo, rate: Fraction, options: EncodeO
     reason = ""
     for pix_fmt in candidates:
         context = _create(codec.name)
-        configure(context, info, rate, pix_fmt, settings, threads=1)
+        plan = EncoderPlan(codec.name, pix_fmt, _coded_colour(pix_fmt, info.colour), settings, ())
+        configure(context, info, rate, plan, threads=1)
         failure = _open(context)
         if failure is None:
             if pix_fmt != info.layout.name:
                 notes.append(_pixel_format_note(codec.name, info, pix_fmt))
             if _has_alpha(info.pix_fmt):
                 notes.append("transparency is left out")
-            colour = coded_colour(codec.name, pix_fmt, info.colour)
-            if colour.range == RANGE_LIMITED and info.colour.range == RANGE_FULL:
-                notes.append(f"{codec.name} stores limited range only, to which the input's full range is converted")
-            return EncoderPlan(codec.name, pix_fmt, colour, settings, tuple(notes))
+            if info.colour.range == RANGE_FULL and not _tells_range(output, info, rate, plan):
+                plan = replace(plan, colour=replace(plan.colour, range=RANGE_LIMITED))
+                notes.append(f"{codec.name} in {output.suffix} cannot tell full range: converted to limited range")
+            return replace(plan, notes=tuple(notes))
         reason = reason or failure
     check_encoder(codec.name)
     picture = f"{info.width}x{info.height} {candidates[0]}"
@@ -143,18 +141,17 @@ def configure(
     context: VideoCodecContext,
     info: MediaInfo,
     rate: Fraction,
-    pix_fmt: str,
-    settings: dict[str, str],
+    plan: EncoderPlan,
     threads: int | None,
 ) -> None:
     """Prepare an encoder that is not open yet. Time stamps will count frames, in units of 1 / rate."""
     context.width, context.height = info.width, info.height
-    context.pix_fmt = pix_fmt
+    context.pix_fmt = plan.pix_fmt
     context.framerate = rate
     context.time_base = 1 / rate
     context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0, 1)
-    tag(context, coded_colour(context.codec.name, pix_fmt, info.colour))
-    options = dict(settings)
+    tag(context, plan.colour)
+    options = dict(plan.options)
     if threads:
         context.thread_count = threads
         if context.codec.name in _THREAD_PARAMETERS:
@@ -163,13 +160,31 @@ def configure(
     context.options = options
 
 
-def coded_colour(codec: str, pix_fmt: str, colour: ColourTags) -> ColourTags:
-    """The colour tags of the source's frames once they are in the format that this encoder is given."""
-    if VideoFormat(pix_fmt).is_rgb:
-        return replace(colour, matrix=MATRIX_RGB, range=RANGE_FULL)
-    if codec in _LIMITED_ONLY and colour.range == RANGE_FULL:
-        return replace(colour, range=RANGE_LIMITED)
-    return colour
+def _coded_colour(pix_fmt: str, colour: ColourTags) -> ColourTags:
+    """The colour tags of the source's frames once they are in the format that an encoder is given."""
+    return replace(colour, matrix=MATRIX_RGB, range=RANGE_FULL) if VideoFormat(pix_fmt).is_rgb else colour
+
+
+def _tells_range(output: Path, info: MediaInfo, rate: Fraction, plan: EncoderPlan) -> bool:
+    """Whether who reads the output will know that its luma uses all codes: some codecs have no room for that, others
+    leave it to the container. One frame is written in memory, and read. Raises UgspError as ``muxers`` do."""
+    memory = Memory(output)
+    try:
+        with open_container(memory, output) as container:
+            stream = add_encoded(container, plan.codec, rate, output)
+            configure(stream.codec_context, info, rate, plan, threads=1)
+            frame = av.VideoFrame(info.width, info.height, plan.pix_fmt)
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            tag(frame, plan.colour)
+            frame.pts, frame.time_base = 0, 1 / rate
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        memory.seek(0)
+        with av.open(memory, "r") as written:
+            return colour_of(next(written.decode(video=0))).range == RANGE_FULL
+    except (av.FFmpegError, StopIteration):
+        return True  # what is wrong shows when the output is written
 
 
 def tag(target: VideoCodecContext | av.VideoFrame, colour: ColourTags) -> None:
@@ -305,7 +320,8 @@ def _pixel_formats(codec: av.Codec, info: MediaInfo, options: EncodeOptions) -> 
         return [options.pix_fmt]
     if not offered:
         return [info.layout.name]
-    usable = [name for name in offered if _is_plain(name)] or offered
+    plain = [name for name in offered if _is_plain(name) and is_grey(VideoFormat(name)) <= (info.layout.planes == 1)]
+    usable = plain or [name for name in offered if _is_coloured(name)] or offered
     suffix = "" if info.layout.bits == 8 else f"{info.layout.bits}le"
     wanted = info.layout.name if info.layout.planes > 1 else f"yuv420p{suffix}"  # which all players know
     best, _ = find_best_pix_fmt_of_list(usable, wanted)
@@ -322,8 +338,15 @@ def _is_plain(name: str) -> bool:
     """Whether a format is planar or semi-planar YUV or grey without alpha, in the range that its frames say."""
     pixel_format = VideoFormat(name)
     components = pixel_format.components
-    alpha = any(component.is_alpha for component in components)
-    return bool(components) and not (pixel_format.is_rgb or alpha or name.startswith("yuvj"))
+    other = pixel_format.is_rgb or pixel_format.has_palette or name.startswith("yuvj")
+    return bool(components) and not (other or any(component.is_alpha for component in components))
+
+
+def _is_coloured(name: str) -> bool:
+    """Whether a format holds any colour, each pixel by itself, without alpha."""
+    pixel_format = VideoFormat(name)
+    alpha = any(component.is_alpha for component in pixel_format.components)
+    return not (alpha or pixel_format.has_palette or is_grey(pixel_format))
 
 
 def _has_alpha(name: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ugsp_cli.options import NetworkChoice, Talk, network_options, talk_options
+from ugsp_cli.options import DocumentType, NetworkChoice, Talk, network_options, talk_options
 
 __all__ = ["LAYOUT_NAMES", "evaluate"]
 
@@ -26,7 +26,7 @@ STDOUT = Path("-")
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    type=DocumentType(),
     metavar="FILE",
     help="Write all figures as JSON; - writes to stdout instead of the table.",
 )

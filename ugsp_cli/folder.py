@@ -216,8 +216,9 @@ class _Record:
         """The entries; none where there is no record, or none that can be read (then outputs count as foreign)."""
         with contextlib.suppress(OSError, ValueError):
             document = json.loads(self._path.read_text(encoding="utf-8"))
-            if isinstance(document, dict) and document.get("schema") == _RECORD_SCHEMA:
-                return dict(document["outputs"])
+            outputs = document.get("outputs") if isinstance(document, dict) else None
+            if isinstance(outputs, dict) and document.get("schema") == _RECORD_SCHEMA:
+                return outputs
         return {}
 
     def _key(self, task: Task) -> str:

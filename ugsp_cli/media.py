@@ -30,6 +30,7 @@ __all__ = [
     "PixelLayout",
     "StreamInfo",
     "codec_threads",
+    "is_absurd",
     "lacks_presentation_times",
     "latest_time",
     "open_input",
@@ -41,6 +42,9 @@ __all__ = [
 _NOT_VIDEO_FORMATS = {"adf", "bin", "idf", "image2", "rawvideo", "tty", "xbin"}
 
 _NOT_VIDEO_HINT = "Check that it is a complete video file."
+
+LONGEST_GAP = 10
+"""Seconds from one thing in a stream to the next that are believed beyond the end of the file as it is announced."""
 
 _END_TOLERANCE = 10  # seconds that a stream may outlast what its container says
 
@@ -188,6 +192,12 @@ def latest_time(container: InputContainer) -> Fraction | None:
     if container.duration is None:
         return None
     return Fraction((container.start_time or 0) + container.duration, av.time_base) + _END_TOLERANCE
+
+
+def is_absurd(time: Fraction, before: Fraction, latest: Fraction | None) -> bool:
+    """Whether the time of something in a stream cannot be true, after that of the thing before it; latest: from
+    ``latest_time``; all in seconds. Where a file just says too little of its length things go on from each other."""
+    return latest is not None and time > latest and time - before > LONGEST_GAP
 
 
 def codec_threads(info: MediaInfo) -> int | None:

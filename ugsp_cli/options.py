@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ugsp_cli.pipeline import RateWish
 
 __all__ = [
+    "DocumentType",
     "EncodeChoice",
     "FiniteRange",
     "NetworkChoice",
@@ -80,6 +81,17 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is no number to count with", param, ctx)
         return number
+
+
+class DocumentType(click.Path):
+    """A file to write to; `-`, also by its name as a device, is stdout."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, allow_dash=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to a path."""
+        return super().convert("-" if str(value) in ("/dev/stdout", "/dev/fd/1") else value, param, ctx)
 
 
 class KeyValue(click.ParamType):
@@ -345,7 +357,7 @@ def stats_option() -> Decorator:
     return click.option(
         "--stats",
         "stats_file",
-        type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+        type=DocumentType(),
         metavar="FILE",
         help="Write what was computed and what was skipped as JSON; - writes to stdout instead of the tables.",
     )

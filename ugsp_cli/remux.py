@@ -9,11 +9,11 @@ from fractions import Fraction
 import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import AttachmentStream, Disposition, Stream
+from av.stream import AttachmentStream, Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ugsp_cli.media import MediaInfo, latest_time, open_input
+from ugsp_cli.media import MediaInfo, is_absurd, latest_time, open_input
 
 __all__ = ["StreamCopier", "copy_chapters", "is_cover", "is_timeless", "kept_tags", "lost_tags", "stream_tags"]
 
@@ -23,7 +23,7 @@ _FILE_TAGS = {"compatible_brands", "encoder", "major_brand", "minor_version"}
 _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 # Tags that describe encoded data and are wrong once it is encoded anew.
 _DATA_TAGS = {"bps", "bps-eng", "duration", "duration-eng", "number_of_frames", "number_of_frames-eng"}
-_DATA_TAGS |= {"number_of_bytes", "number_of_bytes-eng", "vendor_id"}
+_DATA_TAGS |= {"number_of_bytes", "number_of_bytes-eng", "vendor_id", "alpha_mode"}
 
 
 class StreamCopier:
@@ -127,7 +127,8 @@ class StreamCopier:
         """
         stamp = packet.dts if packet.dts is not None else packet.pts
         assert stamp is not None  # seen to by the caller
-        too_late = self._end is not None and stamp * packet.time_base > self._end
+        before = self._last_dts.get(index, 0) * packet.time_base
+        too_late = is_absurd(stamp * packet.time_base, before, self._end)
         if too_late or (packet.dts is not None and packet.dts < self._last_dts.get(index, packet.dts)):
             self._note_once(f"packets with wrong times in {_describe(self.source.streams[index])} are left out")
             return False
@@ -178,7 +179,8 @@ class StreamCopier:
         the video's as well; muxers make the streams from these."""
         if template.type != "data" or "mov" not in self.source.format.name.split(","):
             return False
-        return bool(self.source.chapters()) or "timecode" in template.metadata
+        of_chapters = bool(self.source.chapters()) and template.discard == Discard.all  # as FFmpeg marks it
+        return of_chapters or "timecode" in template.metadata
 
     def _add_copy(self, output: OutputContainer, template: Stream) -> Stream:
         if self._is_attached(output, template):
@@ -253,21 +255,39 @@ def kept_tags(tags: dict[str, str], encoded_anew: bool = False) -> dict[str, str
 
 
 def lost_tags(tags: dict[str, str], muxer: str, options: dict[str, str]) -> list[str]:
-    """Which of a file's tags a muxer with these options does not write: ask it, with a file in memory."""
+    """Which of a file's tags, but for a time code, a muxer with these options does not write."""
     if not tags:
         return []
-    trial = io.BytesIO()
-    with av.open(trial, "w", format=muxer, container_options=options, metadata_errors="surrogateescape") as output:
-        stream = output.add_stream("mpeg4", rate=25)
-        assert isinstance(stream, VideoStream)
-        stream.width = stream.height = 16
-        output.metadata.update(tags)
-        output.mux(stream.encode(VideoFrame(16, 16, "yuv420p")))
-        output.mux(stream.encode(None))
-    trial.seek(0)
-    with av.open(trial, metadata_errors="surrogateescape") as written:
-        kept = {name.lower() for name in written.metadata}
+    kept = _written(tags, muxer, Fraction(25), options)
+    if kept is None:
+        return []
     return sorted(name for name in tags if name.lower() not in kept and name.lower() != "timecode")
+
+
+def holds_time_code(time_code: str, muxer: str, rate: Fraction) -> bool:
+    """Whether a muxer writes a time code beside a video of so many frames per second: frames are counted in it, of a
+    few rates only where some counts are left out."""
+    kept = _written({"timecode": time_code}, muxer, rate, {})
+    return kept is not None and "timecode" in kept
+
+
+def _written(tags: dict[str, str], muxer: str, rate: Fraction, options: dict[str, str]) -> set[str] | None:
+    """Ask a muxer what it writes of a file's tags, with a file in memory: their names in small letters, also of those
+    that the video has then; None where it does not do it."""
+    trial = io.BytesIO()
+    try:
+        with av.open(trial, "w", format=muxer, container_options=options, metadata_errors="surrogateescape") as output:
+            stream = output.add_stream("mjpeg", rate=rate)
+            assert isinstance(stream, VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj420p"
+            output.metadata.update(tags)
+            output.mux(stream.encode(VideoFrame(16, 16, "yuvj420p")))
+            output.mux(stream.encode(None))
+        trial.seek(0)
+        with av.open(trial, metadata_errors="surrogateescape") as written:
+            return {name.lower() for name in (*written.metadata, *written.streams.video[0].metadata)}
+    except (av.FFmpegError, ValueError):
+        return None
 
 
 def _empty_packet(stream: Stream) -> Packet:

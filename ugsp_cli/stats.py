@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ugsp_cli.errors import UgspError
+
 if TYPE_CHECKING:
     from ugsp_cli.engine import Made
     from ugsp_cli.timeline import Slot, SlotKind
@@ -292,18 +294,25 @@ class StatsRecorder:
 
 
 def write_json(document: dict[str, Any], path: Path) -> None:
-    """Write a statistics document, whole or not at all; into a pipe or device as it is. Raises OSError."""
+    """Write a statistics document, whole or not at all; into a pipe, a device or what a process holds open (/dev/fd/3)
+    as it is. Raises UgspError."""
     text = json.dumps(document, indent=1) + "\n"
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    path = path.resolve()  # a link stays one
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if str(path.absolute()).startswith(("/dev/", "/proc/")) or (path.exists() and not path.is_file()):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+            return
+        path = path.resolve()  # a link stays one
+        temporary = path.with_name(f".{path.name[:50]}.part")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UgspError(
+            f"{path} cannot be written: {error.strerror}", "Check its folder and the free space."
+        ) from error
 
 
 def _weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
