@@ -188,6 +188,12 @@ def test_statistics_into_pipes_and_through_links(fake: FakeEngine, clip: Path, t
     assert Path(os.devnull).is_char_device()
     if Path("/dev/stdout").exists():
         assert json.loads(ugsp("stats", clip, "--fps", "60", "--stats", "/dev/stdout").stdout)
+    if Path("/dev/shm").is_dir():  # files there are files
+        shared = Path(f"/dev/shm/ugsp-test-{os.getpid()}.json")
+        for _ in range(2):
+            assert ugsp("stats", clip, "--fps", "60", "--stats", shared).exit_code == 0
+        assert json.loads(shared.read_text())
+        shared.unlink()
     long = tmp_path / ("n" * 250 + ".json")
     assert ugsp("stats", clip, "--fps", "60", "--stats", long).exit_code == 0
     assert long.exists()

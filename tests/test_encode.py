@@ -25,6 +25,7 @@ from ugsp_cli.encode import EncodeOptions, FrameWriter, check_encoder
 from ugsp_cli.encoders import plan_encoder
 from ugsp_cli.errors import EncodeError, ExitCode, OutputError, UsageError
 from ugsp_cli.media import MediaInfo, probe
+from ugsp_cli.remux import lost_tags
 
 FAST = EncodeOptions(preset="ultrafast")
 LOSSLESS = EncodeOptions(codec="ffv1")
@@ -258,10 +259,31 @@ def test_tags_of_telephones_are_kept(tmp_path: Path, extension: str) -> None:
     assert not any("tags" in note for note in writer.notes)
 
 
+def test_a_cover_that_is_dropped_takes_no_tags_along(tmp_path: Path) -> None:
+    tags = {"com.android.version": "12"}
+    source = make_clip(tmp_path / "in.mkv", Clip(metadata=tags))
+    covered = tmp_path / "covered.mkv"
+    with av.open(str(source)) as first, av.open(str(covered), "w") as second:
+        second.metadata.update(tags)
+        stream = second.add_stream_from_template(first.streams.video[0], opaque=True)
+        second.add_attachment(
+            "cover.png", "image/png", stream_packets(make_clip(tmp_path / "c.mp4", Clip(cover=True)), 1)[0]
+        )
+        for packet in first.demux():
+            if packet.size:
+                packet.stream = stream
+                second.mux(packet)
+    for extension, names in (("mov", {"com.android.version"}), ("mp4", set())):
+        rewrite(covered, tmp_path / f"out.{extension}")
+        with av.open(str(tmp_path / f"out.{extension}")) as container:
+            assert names == {name.lower() for name in container.metadata if "." in name}
+
+
 def test_tags_that_a_container_does_not_hold_are_noted(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "in.mkv", Clip(metadata={"TITLE": "T", "MOOD": "good", "artist": "A"}))
     writer = rewrite(source, tmp_path / "out.mp4")
     assert writer.notes == ["left out, since mp4 does not hold them: the tags MOOD"]
+    assert lost_tags({"title": "T", "title-eng": "T", "mood-eng": "good"}, "mp4", {}) == ["mood-eng"]
     # Where Apple's names are, covers are not: the cover counts for more.
     source = tagged(tmp_path / "in.mp4", {"title": "T"}, cover=True)
     with av.open(str(source)) as container:
@@ -313,13 +335,16 @@ def test_rgb_says_that_it_is(tmp_path: Path, colour: tuple[int, int, int, int]) 
     """It was tagged with the source's matrix, and read as YUV."""
     source = make_clip(tmp_path / "in.mkv", Clip(frames=2, codec="ffv1", pix_fmt="yuv444p", colour=colour))
     options = EncodeOptions(codec="libx264rgb", crf=0, preset="ultrafast")
-    rewrite(source, tmp_path / "out.mkv", frames=2, options=options)
+    writer = rewrite(source, tmp_path / "out.mkv", frames=2, options=options)
+    assert not any("range" in note for note in writer.notes)
     assert probe(tmp_path / "out.mkv").pix_fmt == "gbrp"
     with FrameReader(source) as reader:
         frame = next(iter(reader))
     expected = planes_to_rgb(frame.planes, frame.layout, frame.colour, torch.device("cpu"))[0].clamp(0, 1)
     with av.open(str(tmp_path / "out.mkv")) as container:
-        made = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(float)
+        decoded = next(container.decode(video=0))
+        made = decoded.to_ndarray(format="rgb24").astype(float)
+    assert (decoded.colorspace, decoded.color_range) == (0, 2)
     assert np.abs(made - 255 * expected.permute(1, 2, 0).numpy()).max() < 2
 
 

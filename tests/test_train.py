@@ -48,8 +48,11 @@ def test_a_run_gives_weights_and_goes_on(clips: Path, tmp_path: Path) -> None:
     assert "begun with another contrast_weight" in output
     code, output = run(*common, "--steps", 4, "--resume", "--rate", "1e-4")  # as after a gradient that was not finite
     assert code == 0, output
+    code, output = run(*common, "--steps", 5, "--resume")  # goes on as it was
+    assert code == 0, output
+    assert torch.load(out / "last.pt", weights_only=True)["config"]["rate"] == 1e-4
     (clips.parent / "run" / "last.pt").write_bytes((out / "last.pt").read_bytes()[:1000])
-    code, output = run(*common, "--steps", 5, "--resume")
+    code, output = run(*common, "--steps", 6, "--resume")
     assert code == 2
     assert "last.pt is damaged" in output
     other = ("--data", clips, "-o", tmp_path / "other", "--no-teacher", "--size", 64, "--batch", 2)

@@ -325,7 +325,7 @@ def demo(folder: Path, network: NetworkChoice, talk: Talk) -> None:
     clip, smooth = folder / "clip.mp4", folder / "clip.60fps.mp4"
     for path in (clip, smooth):
         if path.exists() and not is_demo(path):
-            raise OutputError(f"{path} is not of an earlier demo", "Name another folder.")
+            raise OutputError(f"{path} is not of an earlier demo", "Name another folder, or delete it.")
     engine = network.load()
     folder.mkdir(parents=True, exist_ok=True)
     plan = _Plan(RateChoice(fps=Fraction(60)), SceneChoice())

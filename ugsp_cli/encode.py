@@ -162,7 +162,8 @@ class FrameWriter:
         if name in ISO_FORMATS:
             # Apple's and Android's own names of tags have a place of their own, where the usual ones go with them then,
             # and where there is none for covers.
-            apart = any("." in tag for tag in tags) and not any(map(is_cover, self._copier.source.streams))
+            covers = name != "mov" and any(map(is_cover, self._copier.source.streams))
+            apart = any("." in tag for tag in tags) and not covers
             self._movflags += "+use_metadata_tags" * apart
             lost = lost_tags(tags, name, {"movflags": "use_metadata_tags"} if apart else {})
             if lost:

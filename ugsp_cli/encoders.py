@@ -61,6 +61,8 @@ _QUIET_X265 = "log-level=none"  # x265 writes to stderr on its own else
 # What trial openings need: DNxHD's default profile takes only a few sizes and bit rates.
 _TRIAL_OPTIONS = {"dnxhd": {"profile": "dnxhr_hq"}, "libx265": {"x265-params": _QUIET_X265}}
 
+_TRIAL_PIXELS = 1920 * 1088  # of a frame that is encoded only to see what becomes of it
+
 # An encoder that looks far ahead holds all those frames: libx264 took 1.3 GB at 3840x2160 and 5.2 GB at 7680x4320, but
 # 2.1 GB there with 8 frames ahead (60 frames, one thread).
 _FEWER_AHEAD = {"libx264": ("rc-lookahead", "8")}
@@ -124,7 +126,8 @@ def plan_encoder(output: Path, info: MediaInfo, rate: Fraction, options: EncodeO
                 notes.append(_pixel_format_note(codec.name, info, pix_fmt))
             if _has_alpha(info.pix_fmt):
                 notes.append("transparency is left out")
-            if info.colour.range == RANGE_FULL and not _tells_range(output, info, rate, plan):
+            rgb = VideoFormat(pix_fmt).is_rgb
+            if info.colour.range == RANGE_FULL and not rgb and not _tells_range(output, info, rate, plan):
                 plan = replace(plan, colour=replace(plan.colour, range=RANGE_LIMITED))
                 notes.append(f"{codec.name} in {output.suffix} cannot tell full range: converted to limited range")
             return replace(plan, notes=tuple(notes))
@@ -168,6 +171,8 @@ def _coded_colour(pix_fmt: str, colour: ColourTags) -> ColourTags:
 def _tells_range(output: Path, info: MediaInfo, rate: Fraction, plan: EncoderPlan) -> bool:
     """Whether who reads the output will know that its luma uses all codes: some codecs have no room for that, others
     leave it to the container. One frame is written in memory, and read. Raises UgspError as ``muxers`` do."""
+    if info.width * info.height > _TRIAL_PIXELS:  # of 8K it would take seconds, and gigabytes
+        info = replace(info, width=1280 + info.width % 2, height=720 + info.height % 2)
     memory = Memory(output)
     try:
         with open_container(memory, output) as container:

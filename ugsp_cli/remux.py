@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -19,6 +20,7 @@ __all__ = ["StreamCopier", "copy_chapters", "is_cover", "is_timeless", "kept_tag
 
 # Tags that describe the file they stand in, not the work; muxers write their own.
 _FILE_TAGS = {"compatible_brands", "encoder", "major_brand", "minor_version"}
+_LANGUAGE = re.compile(r"-[a-z]{3}$")  # after the name of a tag
 # What Matroska calls the files of covers, by FFmpeg's names of their codecs.
 _PICTURES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 # Tags that describe encoded data and are wrong once it is encoded anew.
@@ -261,7 +263,10 @@ def lost_tags(tags: dict[str, str], muxer: str, options: dict[str, str]) -> list
     kept = _written(tags, muxer, Fraction(25), options)
     if kept is None:
         return []
-    return sorted(name for name in tags if name.lower() not in kept and name.lower() != "timecode")
+    # What FFmpeg found of one language it gives by its plain name too.
+    plain = {name: _LANGUAGE.sub("", name) for name in tags}
+    again = {name for name, short in plain.items() if short != name and tags.get(short) == tags[name]}
+    return sorted(name for name in set(tags) - again if name.lower() not in kept and name.lower() != "timecode")
 
 
 def holds_time_code(time_code: str, muxer: str, rate: Fraction) -> bool:

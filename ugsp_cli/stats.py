@@ -298,7 +298,8 @@ def write_json(document: dict[str, Any], path: Path) -> None:
     as it is. Raises UgspError."""
     text = json.dumps(document, indent=1) + "\n"
     try:
-        if str(path.absolute()).startswith(("/dev/", "/proc/")) or (path.exists() and not path.is_file()):
+        held_open = str(path.absolute()).startswith(("/dev/fd/", "/dev/std", "/proc/"))
+        if held_open or (path.exists() and not path.is_file()):
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
             return

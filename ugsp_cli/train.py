@@ -170,7 +170,17 @@ def train(
     if not contrast:
         changes["contrast_weight"] = 0.0
     _run(
-        replace(config, **changes), data, folder, held_out, cache, resume, start, workers, resolve_device(device), talk
+        replace(config, **changes),
+        data,
+        folder,
+        held_out,
+        cache,
+        resume,
+        start,
+        rate,
+        workers,
+        resolve_device(device),
+        talk,
     )
 
 
@@ -182,6 +192,7 @@ def _run(
     cache: Path | None,
     resume: bool,
     start: str | None,
+    rate: float | None,
     workers: int | None,
     device: str,
     talk: Talk,
@@ -246,7 +257,7 @@ def _run(
         trainer = Trainer(config, bank, folder, where, validation=validation, dataset=dataset, workers=workers)
         if resume:
             try:
-                trainer.resume()
+                trainer.resume(keep_rate=rate is None)
             except DamagedError as error:
                 raise InputError(str(error), f"Begin another run --from {folder / 'last.safetensors'}.") from error
             except ValueError as error:

@@ -85,6 +85,10 @@ def save(net: UGSP, path: Path, provenance: dict[str, Any], dtype: torch.dtype =
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in net.state_dict().items()}
     header = {"config": json.dumps(net.config.to_dict()), "provenance": json.dumps(provenance), "format": "pt"}
     # Not by safetensors' own way into a file, which leaves it to its owner alone.
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(serialized(tensors, metadata=header))
-    partial.replace(path)
+    path = path.resolve()  # a link stays one
+    partial = path.with_name(f".{path.name[:50]}.partial")
+    try:
+        partial.write_bytes(serialized(tensors, metadata=header))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -310,13 +310,16 @@ class Trainer:
         partial.rename(self.folder / "last.pt")
         checkpoint.save(self.averaged, self.folder / "last.safetensors", self.provenance())
 
-    def resume(self) -> None:
-        """Go on from ``last.pt`` in the folder, exactly. The length of the schedule and the learning rate may be
-        others; raises ValueError where anything else of the configuration is, and DamagedError."""
+    def resume(self, keep_rate: bool = True) -> None:
+        """Go on from ``last.pt`` in the folder, exactly. The length of the schedule may be another, and the learning
+        rate where the saved one is not to be kept; raises ValueError where anything else of the configuration is, and
+        DamagedError."""
         saved = self._load(self.folder / "last.pt")
         ours = json.loads(json.dumps(asdict(self.config)))
         theirs = json.loads(json.dumps(saved["config"]))
         free = {"steps", "minutes", "rate"}
+        if keep_rate:
+            self.config = replace(self.config, rate=theirs["rate"])
         changed = sorted(
             name for name in {*ours, *theirs} - free if ours.get(name, None) != theirs.get(name, ours.get(name))
         )
@@ -332,6 +335,8 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             known = state["objective"]
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise DamagedError(f"{path} is damaged: {type(error).__name__}") from error
         if state["config"]["labels"] != self.config.labels:
