@@ -172,7 +172,7 @@ def test_statistics_to_file_and_stdout(fake: FakeEngine, clip: Path, tmp_path: P
     assert second["output"] == str(to_stdout)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_statistics_into_pipes_and_through_links(fake: FakeEngine, clip: Path, tmp_path: Path) -> None:
     pipe, told, link = tmp_path / "pipe", tmp_path / "told.json", tmp_path / "link.json"
     os.mkfifo(pipe)
@@ -397,7 +397,7 @@ def test_signals_leave_the_older_output(clip: Path, tmp_path: Path, number: str)
         assert "interrupted" in err
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a shell")
+@pytest.mark.skipif(os.name != "posix", reason="closes streams by a POSIX shell")
 def test_it_speaks_to_whatever_listens(clip: Path) -> None:
     """Nothing at all, or what knows no more than ASCII."""
     named = clip.rename(clip.with_name("\u00fcn\u00ef.mp4"))

@@ -115,11 +115,12 @@ def check_document(path: Path, option: str, *others: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise OutputError where a folder could not be made or written to; makes nothing."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"{there} is no folder that can be written to", "Name another folder.")
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is not a folder", "Name another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} cannot be written: no permission", "Name another folder.")
 
 
 _KNOWS_LOCKS = importlib.util.find_spec("fcntl") is not None

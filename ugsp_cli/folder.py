@@ -21,6 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ugsp_cli.atomic import check_folder
 from ugsp_cli.errors import InputError, OutputError, UgspError
 from ugsp_cli.naming import container_suffix, same_file
 
@@ -94,12 +95,9 @@ def plan_folder(source: Path, target: Path, *, recursive: bool = False, pattern:
     """
     if not source.is_dir():
         raise InputError(f"{source} is not a folder", "Name a folder, or use `ugsp interpolate` for one file.")
-    if target.exists() and not target.is_dir():
-        raise OutputError(f"{target} is not a folder", "Name another folder for the outputs.")
     if same_file(source, target):
         raise OutputError("the input folder is the output folder too", "Name another folder for the outputs.")
-    if not os.access(_existing(target), os.W_OK | os.X_OK):
-        raise OutputError(f"{target} cannot be written: no permission", "Name another folder for the outputs.")
+    check_folder(target)
     tasks = []
     for path in sorted(_files(source, target, recursive)):
         if fnmatch(path.name, pattern) if pattern is not None else path.suffix.lower() in VIDEO_SUFFIXES:
@@ -250,12 +248,6 @@ def _identity(path: Path) -> tuple[int, int]:
     """The same for all names of a file."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def make_folder(folder: Path) -> None:

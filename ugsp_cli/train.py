@@ -243,7 +243,7 @@ def _run(
                 validation = Validation(kept_out) if kept_out else None
             if several and first:
                 distributed.barrier()
-            bank.large()
+            bank.large()  # there must be some: raises ValueError
         except (FileNotFoundError, ValueError) as error:
             raise InputError(str(error), "See ugsp train --help.") from error
         if validation is None and first and not talk.quiet:

@@ -58,9 +58,8 @@ class WorstCases:
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for rank, case in enumerate(sorted(self._heap, reverse=True), 1):
-            paths.append(
-                folder / f"{rank:02d}_{case.psnr:.2f}dB_{case.name[-50:]}.png"
-            )  # names may be as long as can be
+            name = case.name[-50:]  # a clip's may be as long as the system allows
+            paths.append(folder / f"{rank:02d}_{case.psnr:.2f}dB_{name}.png")
             paths[-1].write_bytes(case.png)
         return paths
 
